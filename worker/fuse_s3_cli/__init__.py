@@ -1,0 +1,1 @@
+"""The `fuse-s3` command."""

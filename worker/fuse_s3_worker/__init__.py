@@ -1,0 +1,1 @@
+"""The worker: everything that touches S3, without any privilege."""
