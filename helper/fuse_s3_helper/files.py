@@ -31,7 +31,9 @@ class FileOption(NamedTuple):
 
 
 _OPTIONS = (
-    FileOption(("passwd_file",), "", ("~/.passwd-s3fs", "/etc/passwd-s3fs"), secret=True),
+    FileOption(("passwd_file",), secret=True),
+    # What lies around counts for less than what was asked for: the worker has to tell them apart.
+    FileOption(("passwd_default",), "", ("~/.passwd-s3fs", "/etc/passwd-s3fs"), secret=True),
     FileOption(
         ("shared_credentials_file",), "AWS_SHARED_CREDENTIALS_FILE", ("~/.aws/credentials",)
     ),

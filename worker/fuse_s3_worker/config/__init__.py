@@ -1,0 +1,1 @@
+"""Every setting: one table, validated once, before anything is mounted."""

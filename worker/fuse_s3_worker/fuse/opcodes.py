@@ -1,0 +1,58 @@
+"""What is served: one row for each opcode, and ENOSYS for every other.
+
+The kernel remembers ENOSYS for most opcodes and does not ask again. RENAME is in the table
+although this version cannot rename: ENOSYS would end mv and rsync, while the EXDEV they get makes
+them copy and delete by themselves.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fuse_s3_worker.fuse import requests
+from fuse_s3_worker.fuse.abi import Opcode
+
+__all__ = ["SERVED", "Row"]
+
+
+class Row(NamedTuple):
+    """How one opcode is served.
+
+    `handler` is the method of the adapter; it is called with the header and the decoded message.
+    `replies` is False where the kernel waits for no answer.
+    """
+
+    decode: Callable[[memoryview], requests.Message]
+    handler: str
+    replies: bool = True
+
+
+SERVED: dict[int, Row] = {
+    Opcode.LOOKUP: Row(requests.Named.decode, "lookup"),
+    Opcode.FORGET: Row(requests.Forget.decode, "forget", replies=False),
+    Opcode.GETATTR: Row(requests.Getattr.decode, "getattr"),
+    Opcode.SETATTR: Row(requests.Setattr.decode, "setattr"),
+    Opcode.MKNOD: Row(requests.Mknod.decode, "mknod"),
+    Opcode.MKDIR: Row(requests.Mkdir.decode, "mkdir"),
+    Opcode.UNLINK: Row(requests.Named.decode, "unlink"),
+    Opcode.RMDIR: Row(requests.Named.decode, "rmdir"),
+    Opcode.RENAME: Row(requests.Rename.decode, "rename"),
+    Opcode.OPEN: Row(requests.Open.decode, "open"),
+    Opcode.READ: Row(requests.Read.decode, "read"),
+    Opcode.WRITE: Row(requests.Write.decode, "write"),
+    Opcode.STATFS: Row(requests.Empty.decode, "statfs"),
+    Opcode.RELEASE: Row(requests.Release.decode, "release"),
+    Opcode.FSYNC: Row(requests.Fsync.decode, "fsync"),
+    Opcode.FLUSH: Row(requests.Flush.decode, "flush"),
+    Opcode.INIT: Row(requests.Init.decode, "init"),
+    Opcode.OPENDIR: Row(requests.Open.decode, "opendir"),
+    Opcode.READDIR: Row(requests.Read.decode, "readdir"),
+    Opcode.RELEASEDIR: Row(requests.Release.decode, "releasedir"),
+    Opcode.FSYNCDIR: Row(requests.Fsync.decode, "fsyncdir"),
+    Opcode.ACCESS: Row(requests.Access.decode, "access"),
+    Opcode.CREATE: Row(requests.Create.decode, "create"),
+    Opcode.INTERRUPT: Row(requests.Interrupt.decode, "interrupt", replies=False),
+    Opcode.DESTROY: Row(requests.Empty.decode, "destroy"),
+    Opcode.BATCH_FORGET: Row(requests.BatchForget.decode, "batch_forget", replies=False),
+    Opcode.READDIRPLUS: Row(requests.Read.decode, "readdirplus"),
+    Opcode.RENAME2: Row(requests.Rename.decode2, "rename"),
+}

@@ -1,0 +1,190 @@
+"""A bounded set of connections to one endpoint.
+
+Requests queue here and nowhere else. Metadata (`urgent`) goes before data and has a few
+connections that data may not take, so that `ls` answers while ten streams are running.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fuse_s3_worker.http.connect import Connector
+from fuse_s3_worker.http.connection import Buffer, Connection, Reply, Sink
+from fuse_s3_worker.http.errors import StalledError
+
+__all__ = ["Pool", "PoolStatistics"]
+
+STALL_TIMEOUT = 30.0  # seconds without a byte in either direction; S3 closes after 20 to 60
+_IDLE_TIMEOUT = 15.0  # seconds; S3's front ends close idle connections after about 20
+_TICK = 1.0
+
+
+class PoolStatistics(NamedTuple):
+    """A moment's counts."""
+
+    busy: int
+    idle: int
+    waiting: int
+    connections_made: int
+    exchanges: int
+
+
+class Pool:
+    """Connections by demand, at most `limit`; the last used idle one is used first."""
+
+    def __init__(
+        self, connector: Connector, *, limit: int, stall_timeout: float = STALL_TIMEOUT
+    ) -> None:
+        self.connector = connector
+        self._limit = limit
+        self._bulk_limit = limit - max(1, limit // 8) if limit > 1 else limit
+        self._stall_timeout = stall_timeout
+        self._idle: list[tuple[float, Connection]] = []
+        self._busy: dict[Connection | object, _Progress] = {}
+        self._waiting: dict[bool, deque[asyncio.Future[object]]] = {True: deque(), False: deque()}
+        self._connections_made = 0
+        self._exchanges = 0
+        self._ticker: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self,
+        head: bytes,
+        body: Iterable[Buffer] = (),
+        sink: Sink | None = None,
+        *,
+        urgent: bool = False,
+    ) -> Reply:
+        """Send a request over a connection of its own, and return the reply.
+
+        Raises:
+            HttpError: there is no reply; nothing is tried again here.
+        """
+        place = await self._enter(urgent=urgent)
+        connection = None
+        try:
+            connection = self._take_idle() or await self._connect()
+            del self._busy[place]
+            place = connection
+            self._busy[connection] = _Progress()
+            self._exchanges += 1
+            self._start_ticking()
+            return await connection.exchange(head, body, sink)
+        finally:
+            self._leave(place, connection)
+
+    @property
+    def limit(self) -> int:
+        """Exchanges that can be under way at once."""
+        return self._limit
+
+    def statistics(self) -> PoolStatistics:
+        """Return the counts of this moment."""
+        waiting = sum(map(len, self._waiting.values()))
+        return PoolStatistics(
+            len(self._busy), len(self._idle), waiting, self._connections_made, self._exchanges
+        )
+
+    def close(self) -> None:
+        """Drop all connections; exchanges under way fail."""
+        if self._ticker:
+            self._ticker.cancel()
+        for _, connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+        for busy in list(self._busy):
+            if isinstance(busy, Connection):
+                busy.abort()
+
+    # -- places ---------------------------------------------------------------------------------
+
+    def _has_place(self, *, urgent: bool) -> bool:
+        return len(self._busy) < (self._limit if urgent else self._bulk_limit)
+
+    async def _enter(self, *, urgent: bool) -> object:
+        """Wait for a place; it is taken under a placeholder until there is a connection."""
+        queue = self._waiting[urgent]
+        if not queue and self._has_place(urgent=urgent):
+            return self._reserve()
+        turn: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(turn.result(), None)  # the place was given in the same moment
+            raise
+
+    def _reserve(self) -> object:
+        place = object()
+        self._busy[place] = _Progress()
+        return place
+
+    def _leave(self, place: object, connection: Connection | None) -> None:
+        self._busy.pop(place, None)
+        if connection is not None and connection.reusable and connection.open:
+            self._idle.append((asyncio.get_running_loop().time(), connection))
+        elif connection is not None:
+            connection.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Give free places to who waits first, metadata before data."""
+        for urgent in (True, False):
+            queue = self._waiting[urgent]
+            while queue and self._has_place(urgent=urgent):
+                turn = queue.popleft()
+                if not turn.done():
+                    # Taken now, not when the waiter runs: nobody may come in between.
+                    turn.set_result(self._reserve())
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            _, connection = self._idle.pop()
+            if connection.open:
+                return connection
+        return None
+
+    async def _connect(self) -> Connection:
+        connection = await self.connector.connect()
+        self._connections_made += 1
+        return connection
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def _start_ticking(self) -> None:
+        """One timer for all connections, running only while there are some."""
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        now = asyncio.get_running_loop().time()
+        for connection, progress in list(self._busy.items()):
+            if isinstance(connection, Connection) and progress.stalled_for(connection) > (
+                self._stall_timeout
+            ):
+                connection.fail(
+                    StalledError(
+                        f"{self.connector.endpoint}: nothing for {self._stall_timeout:.0f} s"
+                    )
+                )
+        while self._idle and now - self._idle[0][0] > _IDLE_TIMEOUT:
+            self._idle.pop(0)[1].abort()
+        if self._busy or self._idle:
+            self._start_ticking()
+
+
+class _Progress:
+    """Since when a connection has not moved."""
+
+    def __init__(self) -> None:
+        self._seen = (-1, -1)
+        self._since = 0.0
+
+    def stalled_for(self, connection: Connection) -> float:
+        now = asyncio.get_running_loop().time()
+        state = (connection.moved, connection.unsent)
+        if state != self._seen:
+            self._seen, self._since = state, now
+        return now - self._since

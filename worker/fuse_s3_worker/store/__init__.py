@@ -1,0 +1,1 @@
+"""What S3 means: requests, signatures, documents, retries, and errors, behind `ObjectStore`."""

@@ -1,0 +1,66 @@
+"""Checksums that S3 verifies before it stores anything (API: x-amz-checksum-*).
+
+The sum of a whole object is combined from its parts' sums, so every byte is summed once, on its
+way from the program's buffer to the socket, and what S3 assembled is compared with what was
+written. Native code of awscrt: about 10 GB/s, outside the interpreter lock.
+"""
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from awscrt import checksums
+
+from fuse_s3_worker.http.connection import Buffer
+
+__all__ = ["ALGORITHMS", "Algorithm"]
+
+
+class Algorithm(NamedTuple):
+    """One checksum, with its names in headers and documents."""
+
+    name: str
+    size: int  # bytes of a sum
+    update: Callable[[Buffer, int], int]
+    combine: Callable[[int, int, int], int]
+
+    @property
+    def header(self) -> str:
+        """The header that carries a sum."""
+        return f"x-amz-checksum-{self.name}"
+
+    @property
+    def label(self) -> str:
+        """The value of x-amz-checksum-algorithm."""
+        return self.name.upper()
+
+    @property
+    def element(self) -> str:
+        """The element of CompleteMultipartUpload that carries a part's sum."""
+        return f"Checksum{self.label}"
+
+    def of(self, pieces: Iterable[Buffer]) -> str:
+        """Return the sum of `pieces` in base64."""
+        value = 0
+        for piece in pieces:
+            value = self.update(piece, value)
+        return self._encode(value)
+
+    def of_parts(self, parts: Sequence[tuple[str, int]]) -> str:
+        """Return the sum of an object from its parts' sums and sizes, in order."""
+        value = 0
+        for encoded, size in parts:
+            value = self.combine(value, int.from_bytes(base64.b64decode(encoded), "big"), size)
+        return self._encode(value)
+
+    def _encode(self, value: int) -> str:
+        return base64.b64encode(value.to_bytes(self.size, "big")).decode()
+
+
+ALGORITHMS = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Algorithm("crc32c", 4, checksums.crc32c, checksums.combine_crc32c),
+        Algorithm("crc64nvme", 8, checksums.crc64nvme, checksums.combine_crc64nvme),
+    )
+}

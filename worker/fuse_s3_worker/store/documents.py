@@ -1,0 +1,141 @@
+"""S3's XML documents, read with suspicion and written by hand.
+
+The XML parser is expat, which neither fetches entities nor expands bombs; a document type, which
+S3 never sends, is refused all the same. Namespaces are dropped: some servers leave them out.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
+
+__all__ = [
+    "complete_multipart_document",
+    "error_code",
+    "parse_copy_part",
+    "parse_error",
+    "parse_list_page",
+    "parse_result",
+]
+
+
+def parse_list_page(body: bytes) -> ListPage:
+    """Read a ListBucketResult (API: ListObjectsV2).
+
+    Keys come percent-encoded when the document says so; one that does not say so is taken as it
+    is. Anything else that is missing or no number makes the document a bad one.
+    """
+    root = _parse(body, "ListBucketResult")
+    # S3 encodes a space as a plus sign here, as in a query string.
+    decode: Callable[[str], str] = unquote_plus if _text(root, "EncodingType") == "url" else str
+    try:
+        objects = [_object(entry, decode) for entry in root.iterfind("Contents")]
+    except ValueError as error:
+        raise StoreError(Fault.BAD_REPLY, f"a listing has a bad entry: {error}") from None
+    prefixes = [decode(_text(entry, "Prefix")) for entry in root.iterfind("CommonPrefixes")]
+    truncated = _text(root, "IsTruncated") == "true"
+    token = _text(root, "NextContinuationToken")
+    if truncated and not token:
+        raise StoreError(Fault.BAD_REPLY, "a listing is truncated but names no continuation")
+    return ListPage(objects, prefixes, token if truncated else None)
+
+
+def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectInfo:
+    key, size = _text(entry, "Key"), _text(entry, "Size")
+    if not key or not size.isdecimal():
+        raise ValueError(f"key {key[:100]!r} of size {size[:20]!r}")
+    storage_class = _text(entry, "StorageClass")
+    return ObjectInfo(
+        key=decode(key),
+        size=int(size),
+        mtime=parse_time(_text(entry, "LastModified")),
+        etag=quoted(_text(entry, "ETag")),
+        storage_class="" if storage_class == "STANDARD" else storage_class,
+    )
+
+
+def parse_time(text: str) -> int:
+    """Read ISO 8601 with or without a fraction; return nanoseconds since the epoch."""
+    time = datetime.fromisoformat(text)
+    whole = time.replace(microsecond=0, tzinfo=time.tzinfo or UTC)
+    return int(whole.timestamp()) * 1_000_000_000 + time.microsecond * 1000
+
+
+def quoted(etag: str) -> str:
+    """Return an entity tag with its quotes; some servers leave them out of documents."""
+    return etag if not etag or etag.endswith('"') else f'"{etag}"'
+
+
+def parse_error(body: bytes) -> dict[str, str]:
+    """Read an Error document into its fields; anything else gives an empty one.
+
+    Proxies and captive portals answer in HTML, HEAD has no body, and a server that is falling
+    over may send half a document: none of it may hide the status, which is known already.
+    """
+    try:
+        root = _parse(body, "Error")
+    except StoreError:
+        return {}
+    return {child.tag: child.text or "" for child in root}
+
+
+def error_code(body: bytes) -> str:
+    """Return the code of an Error document, "" when it is none."""
+    return parse_error(body).get("Code", "")
+
+
+def parse_result(body: bytes, name: str, field: str) -> str:
+    """Return `field` of the document `name`, "" when it is empty; Ceph has empty ETags there."""
+    return _text(_parse(body, name), field)
+
+
+def parse_copy_part(body: bytes) -> str:
+    """Return the ETag of a CopyPartResult."""
+    etag = quoted(parse_result(body, "CopyPartResult", "ETag"))
+    if not etag:
+        raise StoreError(Fault.BAD_REPLY, "a copied part has no ETag")
+    return etag
+
+
+def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:
+    """Write the body of CompleteMultipartUpload; `checksum_element` is "" for none."""
+    lines = []
+    for part in parts:
+        checksum = ""
+        if checksum_element and part.checksum:
+            checksum = f"<{checksum_element}>{part.checksum}</{checksum_element}>"
+        lines.append(
+            f"<Part><PartNumber>{part.number}</PartNumber>"
+            f"<ETag>{escape(part.etag)}</ETag>{checksum}</Part>"
+        )
+    namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+    document = f'<CompleteMultipartUpload xmlns="{namespace}">{"".join(lines)}'
+    return f"{document}</CompleteMultipartUpload>".encode()
+
+
+def _parse(body: bytes, name: str) -> ElementTree.Element:
+    """Parse a document whose root must be `name`."""
+    if b"<!DOCTYPE" in body[:1024] or b"<!ENTITY" in body:
+        raise _bad_document(body, name)
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314  no entities: see the top
+    except ElementTree.ParseError:
+        raise _bad_document(body, name) from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    if root.tag != name:
+        raise _bad_document(body, name)
+    return root
+
+
+def _bad_document(body: bytes, name: str) -> StoreError:
+    start = body[:60].decode("utf-8", "replace")
+    return StoreError(Fault.BAD_REPLY, f"not a {name} document: {start!r}")
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    return element.findtext(name) or ""

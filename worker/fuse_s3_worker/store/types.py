@@ -1,0 +1,118 @@
+"""What the rest of the worker sees of an object store."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from fuse_s3_worker.http.connection import Buffer, Sink
+
+__all__ = [
+    "Body",
+    "ListPage",
+    "MultipartUpload",
+    "ObjectInfo",
+    "ObjectStore",
+    "PartResult",
+    "RangeSink",
+]
+
+
+class ObjectInfo(NamedTuple):
+    """One object, as LIST, HEAD or PUT describe it.
+
+    Attributes:
+        key: the whole key, prefix included.
+        size: bytes.
+        mtime: Last-Modified, in nanoseconds since the epoch.
+        etag: the entity tag with its quotes: what If-Match takes; "" where the store gave none.
+        storage_class: "" for the store's default.
+    """
+
+    key: str
+    size: int
+    mtime: int
+    etag: str
+    storage_class: str = ""
+
+
+class ListPage(NamedTuple):
+    """One page of ListObjectsV2, in the store's order; `token` is None on the last one."""
+
+    objects: list[ObjectInfo]
+    prefixes: list[str]
+    token: str | None
+
+
+class Body(NamedTuple):
+    """The bytes of a PUT or of a part, in pieces that are not copied together."""
+
+    pieces: Sequence[Buffer]
+    size: int
+
+
+class PartResult(NamedTuple):
+    """One uploaded part: what CompleteMultipartUpload needs to know."""
+
+    number: int
+    size: int
+    etag: str
+    checksum: str  # base64, "" when none was sent
+
+
+class MultipartUpload(NamedTuple):
+    """A multipart upload under way."""
+
+    key: str
+    upload_id: str
+
+
+class RangeSink(Sink, Protocol):
+    """Memory for a range; after an interruption the rest is asked for again."""
+
+    @property
+    def filled(self) -> int:
+        """Bytes that have arrived, from the start of the range on."""
+
+
+class ObjectStore(Protocol):
+    """A bucket. Every method raises `errors.StoreError`, after retrying what can be retried."""
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Describe one object (NOT_FOUND when there is none)."""
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        token: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """Return one page of the keys that begin with `prefix`."""
+
+    async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
+        """Fetch bytes [start, end) of the version `etag` into `sink` (CHANGED when it is gone)."""
+
+    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+        """Store an object in one request."""
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; that there is none is no error."""
+
+    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+        """Begin a multipart upload."""
+
+    async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
+        """Upload one part; part numbers begin at 1."""
+
+    async def copy_part(
+        self, upload: MultipartUpload, number: int, source: ObjectInfo, start: int, end: int
+    ) -> PartResult:
+        """Make bytes [start, end) of an existing object a part, without moving them through us."""
+
+    async def complete_multipart(
+        self, upload: MultipartUpload, parts: Sequence[PartResult]
+    ) -> ObjectInfo:
+        """Make the parts one object."""
+
+    async def abort_multipart(self, upload: MultipartUpload) -> None:
+        """Give up an upload; that it is gone already is no error."""
