@@ -18,26 +18,28 @@ class Row(NamedTuple):
     """How one opcode is served.
 
     `handler` is the method of the adapter; it is called with the header and the decoded message.
-    `replies` is False where the kernel waits for no answer.
+    `replies` is False where the kernel waits for no answer; `interruptible` where a signal to
+    the caller may end it half done: looking and reading, never changing or closing.
     """
 
     decode: Callable[[memoryview], requests.Message]
     handler: str
     replies: bool = True
+    interruptible: bool = False
 
 
 SERVED: dict[int, Row] = {
-    Opcode.LOOKUP: Row(requests.Named.decode, "lookup"),
+    Opcode.LOOKUP: Row(requests.Named.decode, "lookup", interruptible=True),
     Opcode.FORGET: Row(requests.Forget.decode, "forget", replies=False),
-    Opcode.GETATTR: Row(requests.Getattr.decode, "getattr"),
+    Opcode.GETATTR: Row(requests.Getattr.decode, "getattr", interruptible=True),
     Opcode.SETATTR: Row(requests.Setattr.decode, "setattr"),
     Opcode.MKNOD: Row(requests.Mknod.decode, "mknod"),
     Opcode.MKDIR: Row(requests.Mkdir.decode, "mkdir"),
     Opcode.UNLINK: Row(requests.Named.decode, "unlink"),
     Opcode.RMDIR: Row(requests.Named.decode, "rmdir"),
     Opcode.RENAME: Row(requests.Rename.decode, "rename"),
-    Opcode.OPEN: Row(requests.Open.decode, "open"),
-    Opcode.READ: Row(requests.Read.decode, "read"),
+    Opcode.OPEN: Row(requests.Open.decode, "open", interruptible=True),
+    Opcode.READ: Row(requests.Read.decode, "read", interruptible=True),
     Opcode.WRITE: Row(requests.Write.decode, "write"),
     Opcode.STATFS: Row(requests.Empty.decode, "statfs"),
     Opcode.RELEASE: Row(requests.Release.decode, "release"),
@@ -45,7 +47,7 @@ SERVED: dict[int, Row] = {
     Opcode.FLUSH: Row(requests.Flush.decode, "flush"),
     Opcode.INIT: Row(requests.Init.decode, "init"),
     Opcode.OPENDIR: Row(requests.Open.decode, "opendir"),
-    Opcode.READDIR: Row(requests.Read.decode, "readdir"),
+    Opcode.READDIR: Row(requests.Read.decode, "readdir", interruptible=True),
     Opcode.RELEASEDIR: Row(requests.Release.decode, "releasedir"),
     Opcode.FSYNCDIR: Row(requests.Fsync.decode, "fsyncdir"),
     Opcode.ACCESS: Row(requests.Access.decode, "access"),
@@ -53,6 +55,6 @@ SERVED: dict[int, Row] = {
     Opcode.INTERRUPT: Row(requests.Interrupt.decode, "interrupt", replies=False),
     Opcode.DESTROY: Row(requests.Empty.decode, "destroy"),
     Opcode.BATCH_FORGET: Row(requests.BatchForget.decode, "batch_forget", replies=False),
-    Opcode.READDIRPLUS: Row(requests.Read.decode, "readdirplus"),
+    Opcode.READDIRPLUS: Row(requests.Read.decode, "readdirplus", interruptible=True),
     Opcode.RENAME2: Row(requests.Rename.decode2, "rename"),
 }

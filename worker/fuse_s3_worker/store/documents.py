@@ -59,10 +59,13 @@ def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectI
 
 
 def parse_time(text: str) -> int:
-    """Read ISO 8601 with or without a fraction; return nanoseconds since the epoch."""
+    """Read ISO 8601; return nanoseconds since the epoch, in whole seconds.
+
+    Headers know seconds only. With the milliseconds that some servers put into listings, an
+    object would have two times, and every other look at it would find it changed.
+    """
     time = datetime.fromisoformat(text)
-    whole = time.replace(microsecond=0, tzinfo=time.tzinfo or UTC)
-    return int(whole.timestamp()) * 1_000_000_000 + time.microsecond * 1000
+    return int(time.replace(tzinfo=time.tzinfo or UTC).timestamp()) * 1_000_000_000
 
 
 def quoted(etag: str) -> str:

@@ -1,0 +1,31 @@
+# make demo       see it work: a server, a bucket, a mount, a comparison
+# make test       everything that can be tested on this machine
+# make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
+# make uninstall
+# make bench      beside s3fs and rclone, on the same server
+# make lint       ruff, mypy, import rules, the budget of privileged code
+
+PREFIX ?= /usr
+SBINDIR ?= /sbin
+DESTDIR ?=
+PYTHON ?= /usr/bin/python3
+export PYTHON
+
+VENV := build/venv/bin
+PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
+
+.PHONY: demo test test-long install uninstall bench lint docs clean
+
+install:
+	@tools/bootstrap
+	@$(VENV)/python tools/install.py install $(PLACES)
+
+uninstall:
+	@$(PYTHON) tools/install.py uninstall $(PLACES)
+
+lint:
+	@tools/bootstrap servers test
+	@tools/lint
+
+clean:
+	rm -rf build dist

@@ -1,0 +1,166 @@
+"""Install, or uninstall: the worker's environment, the mount helpers, and the system user.
+
+    PREFIX/lib/fuse-s3/site     the worker and the packages it needs, owned by root
+    PREFIX/lib/fuse-s3/bin      the worker's launcher
+    PREFIX/bin/fuse-s3          the command
+    SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
+    PREFIX/lib/sysusers.d       the system user that workers run as
+
+With DESTDIR everything goes below it and no user is made: for packages and images.
+"""
+
+import argparse
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from build_helper import build, version
+
+ROOT = Path(__file__).resolve().parent.parent
+USER = "fuse-s3"
+HELPERS = ("mount.s3", "mount.fuse.s3")
+
+LAUNCHER = '''\
+#!/usr/bin/python3 -IS
+"""Starts {module} with the packages beside it and no others."""
+import sys
+
+if sys.version_info[:2] != {python}:
+    sys.exit("fuse-s3 was installed for Python {dotted}, this is "
+             f"{{sys.version_info[0]}}.{{sys.version_info[1]}}: run make install again")
+sys.path.insert(0, {site!r})
+from {module} import main
+
+sys.exit(main())
+'''
+
+
+class Layout:
+    """Where things go: final paths, and the same below DESTDIR."""
+
+    def __init__(self, prefix: str, sbindir: str, destdir: str) -> None:
+        self.destdir = destdir
+        self.home = f"{prefix}/lib/fuse-s3"
+        self.site = f"{self.home}/site"
+        self.worker = f"{self.home}/bin/fuse-s3-worker"
+        self.command = f"{prefix}/bin/fuse-s3"
+        self.sysusers = f"{prefix}/lib/sysusers.d/fuse-s3.conf"
+        self.helpers = [f"{sbindir}/{name}" for name in HELPERS]
+
+    def staged(self, path: str) -> Path:
+        """Return where `path` is to be written now."""
+        return Path(self.destdir + path)
+
+
+def install(layout: Layout) -> None:
+    """Put everything in its place, the helper last: it must find the rest."""
+    os.umask(0o022)
+    site = layout.staged(layout.site)
+    fresh = site.with_name("site.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"),
+            *("--root-user-action", "ignore", "--no-warn-script-location"),
+            *("-c", str(ROOT / "constraints.txt"), "--no-build-isolation"),
+            *("--target", str(fresh), str(ROOT)),
+        ],
+        check=True,
+    )
+    shutil.rmtree(fresh / "bin", ignore_errors=True)  # console scripts: the launchers are ours
+    shutil.rmtree(site, ignore_errors=True)
+    fresh.replace(site)
+    write_launcher(layout, layout.worker, "fuse_s3_worker.main")
+    write_launcher(layout, layout.command, "fuse_s3_cli.main")
+    put(layout.staged(layout.sysusers), (ROOT / "systemd/fuse-s3.sysusers").read_text(), 0o644)
+    if not layout.destdir:
+        make_user()
+    first, *links = layout.helpers
+    build(layout.staged(first), layout.worker)
+    for link in links:
+        staged = layout.staged(link)
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(Path(first).name)
+    print(f"fuse-s3 {version()} is installed: mount -t s3 BUCKET DIRECTORY")
+
+
+def write_launcher(layout: Layout, path: str, module: str) -> None:
+    """Write an executable that runs `module` with the installed packages."""
+    python = sys.version_info[:2]
+    text = LAUNCHER.format(
+        module=module, python=tuple(python), dotted=sysconfig.get_python_version(), site=layout.site
+    )
+    put(layout.staged(path), text, 0o755)
+
+
+def put(path: Path, text: str, mode: int) -> None:
+    """Write a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def make_user() -> None:
+    """Make the system user, unless it exists."""
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(
+            ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir",
+             "/nonexistent", "--shell", "/usr/sbin/nologin", "--comment",
+             "serves mounted buckets", USER],
+            check=True,
+        )  # fmt: skip
+
+
+def uninstall(layout: Layout) -> None:
+    """Take away what `install` put, the helper first; mounts that exist go on."""
+    for helper in layout.helpers:
+        layout.staged(helper).unlink(missing_ok=True)
+    for path in (layout.command, layout.sysusers):
+        layout.staged(path).unlink(missing_ok=True)
+    shutil.rmtree(layout.staged(layout.home), ignore_errors=True)
+    if not layout.destdir:
+        remove_user()
+
+
+def remove_user() -> None:
+    """Remove the system user unless workers still run as it."""
+    try:
+        uid = pwd.getpwnam(USER).pw_uid
+    except KeyError:
+        return
+    if any(path.stat().st_uid == uid for path in Path("/proc").glob("[0-9]*") if path.exists()):
+        print(f"user {USER} stays: workers still run")
+        return
+    subprocess.run(["userdel", USER], check=True)
+    try:
+        grp.getgrnam(USER)
+    except KeyError:
+        return
+    subprocess.run(["groupdel", USER], check=True)
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("install", "uninstall"))
+    parser.add_argument("--prefix", default="/usr")
+    parser.add_argument("--sbindir", default="/sbin")
+    parser.add_argument("--destdir", default="")
+    arguments = parser.parse_args()
+    layout = Layout(arguments.prefix, arguments.sbindir, arguments.destdir)
+    if not arguments.destdir and os.geteuid() != 0:
+        print("installing into the system needs root; DESTDIR= stages it elsewhere")
+        return 1
+    {"install": install, "uninstall": uninstall}[arguments.action](layout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""`fuse-s3`: one program, a few verbs; each verb is a module of its own, imported when used."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module, metadata
+from typing import NamedTuple
+
+__all__ = ["main"]
+
+
+class _Verb(NamedTuple):
+    module: str
+    usage: str
+    text: str
+
+
+_VERBS = {
+    "mount": _Verb(
+        "fuse_s3_cli.mount",
+        "mount [--foreground] SPEC DIRECTORY [-o OPTIONS]",
+        "mount a bucket; --foreground stays until unmounted and logs to the terminal",
+    ),
+}
+
+
+def main() -> int:
+    """Run the verb that the command line names; return the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        _print_usage()
+        return 0 if arguments else 1
+    if arguments[0] in {"-V", "--version", "version"}:
+        print(f"fuse-s3 {metadata.version('fuse-s3')}")
+        return 0
+    verb = _VERBS.get(arguments[0])
+    if verb is None:
+        sys.stderr.write(f"fuse-s3: unknown command '{arguments[0]}': see fuse-s3 --help\n")
+        return 1
+    run: Callable[[list[str]], int] = import_module(verb.module).run
+    return run(arguments[1:])
+
+
+def _print_usage() -> None:
+    print("usage: fuse-s3 COMMAND\n")
+    for verb in _VERBS.values():
+        print(f"  fuse-s3 {verb.usage}\n      {verb.text}")
+    print("\n  fuse-s3 --version\n\nOptions of a mount: mount.s3 --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

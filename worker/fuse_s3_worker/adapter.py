@@ -1,0 +1,373 @@
+"""Between the kernel's protocol and the file system: a thin skin that knows both.
+
+A request that can be answered at once is answered in the callback that read it. Only what has to
+wait for the store becomes a task, remembered by the request's unique number so that an INTERRUPT
+can end it; what must not end half done (closing, storing, deleting) is not interrupted.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import stat
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.fs.attributes import Attributes, Overrides
+from fuse_s3_worker.fs.core import Found
+from fuse_s3_worker.fs.directories import DirectoryEntry
+from fuse_s3_worker.fs.files import Opened
+from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fuse import replies, requests
+from fuse_s3_worker.fuse.abi import IN_HEADER, Fattr, FopenFlag, Opcode
+from fuse_s3_worker.fuse.channel import Channel
+from fuse_s3_worker.fuse.negotiate import UnsupportedKernelError, negotiate
+from fuse_s3_worker.fuse.opcodes import SERVED
+from fuse_s3_worker.fuse.requests import Header, MalformedRequestError
+from fuse_s3_worker.log import event
+
+__all__ = ["Adapter"]
+
+_log = logging.getLogger(__name__)
+
+_SECOND = 1_000_000_000
+_FOREVER = float("inf")
+
+Work = Coroutine[Any, Any, None]
+
+
+class Adapter:
+    """Serves one connection.
+
+    Attributes:
+        initialized: set when INIT was answered.
+        requests: how many requests came in.
+    """
+
+    def __init__(self, channel: Channel, fs: FileSystem) -> None:
+        self._channel = channel
+        self._fs = fs
+        self._tasks: dict[int, tuple[asyncio.Task[None], bool]] = {}
+        self._handlers: dict[str, Callable[..., Work | None]] = {
+            row.handler: getattr(self, f"_{row.handler}") for row in SERVED.values()
+        }
+        self.initialized = asyncio.Event()
+        self.requests = 0
+        fs.attach(self)
+
+    # -- one request ----------------------------------------------------------------------------
+
+    def dispatch(self, request: memoryview) -> None:
+        """Serve one request: decode, look up, call, and answer or remember."""
+        self.requests += 1
+        try:
+            header = Header.decode(request)
+        except MalformedRequestError as error:
+            event(_log, logging.ERROR, "malformed_request", {"reason": error})
+            return  # without a header there is nobody to answer
+        row = SERVED.get(header.opcode)
+        if row is None:
+            self._channel.fail(header.unique, errno.ENOSYS)
+            return
+        try:
+            message = row.decode(request[IN_HEADER.size :])
+            work = self._handlers[row.handler](header, message)
+        except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
+            self._failed(header, error, answer=row.replies)
+            return
+        if work is not None:
+            self._start(header, work, interruptible=row.interruptible)
+
+    def _start(self, header: Header, work: Work, *, interruptible: bool) -> None:
+        task = asyncio.create_task(self._finish(header, work))
+        self._tasks[header.unique] = task, interruptible
+        task.add_done_callback(lambda _: self._tasks.pop(header.unique, None))
+
+    async def _finish(self, header: Header, work: Work) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            self._channel.fail(header.unique, errno.EINTR)
+        except Exception as error:  # noqa: BLE001
+            self._failed(header, error, answer=header.opcode != Opcode.RELEASE)
+        if header.opcode == Opcode.RELEASE:
+            self._channel.reply(header.unique)
+
+    def _failed(self, header: Header, error: Exception, *, answer: bool = True) -> None:
+        """Answer with the errno and write the one line about it."""
+        number, level, details = errno.EIO, logging.ERROR, dict[str, object]()
+        if isinstance(error, ServeError):
+            number, level, details = error.errno, error.level, error.details
+        elif isinstance(error, MalformedRequestError):
+            number = errno.EINVAL
+        elif isinstance(error, ExceptionGroup) and isinstance(error.exceptions[0], ServeError):
+            self._failed(header, error.exceptions[0], answer=answer)
+            return
+        if answer:
+            self._channel.fail(header.unique, number)
+        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
+        what: dict[str, object] = {
+            "op": name,
+            "node": header.nodeid,
+            "errno": errno.errorcode.get(number, number),
+            "reason": error,
+            "pid": header.pid,
+        }
+        event(_log, level, "request_failed", what | details)
+        if not isinstance(error, ServeError | MalformedRequestError):
+            _log.error("this is a bug", exc_info=error)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Wait for what must be finished; end what nobody waits for any more."""
+        for task, interruptible in list(self._tasks.values()):
+            if interruptible:
+                task.cancel()
+        while self._tasks:
+            await asyncio.wait([task for task, _ in self._tasks.values()])
+
+    def invalidate(self, node_id: int) -> None:
+        """Tell the kernel that attributes and pages of a node are out of date (fs.core.Kernel)."""
+        self._channel.notify(replies.notify_inval_inode(node_id))
+
+    # -- the connection -------------------------------------------------------------------------
+
+    def _init(self, header: Header, init: requests.Init) -> None:
+        try:
+            reply, agreed = negotiate(init)
+        except UnsupportedKernelError as error:
+            raise FileSystemError(errno.EPROTO, str(error), logging.ERROR) from None
+        self._channel.reply(header.unique, reply)
+        if agreed is not None:
+            event(_log, logging.DEBUG, "init", {"minor": agreed.minor, "flags": agreed.flags})
+            self.initialized.set()
+
+    def _destroy(self, header: Header, _: requests.Empty) -> None:
+        self._channel.reply(header.unique)
+
+    def _interrupt(self, _: Header, interrupt: requests.Interrupt) -> None:
+        """End the request that its caller gave up; INTERRUPT itself is never answered."""
+        if self._fs.files.interrupt(interrupt.unique):
+            return
+        task, interruptible = self._tasks.get(interrupt.unique, (None, False))
+        if task is not None and interruptible:
+            task.cancel()
+
+    def _forget(self, header: Header, forget: requests.Forget) -> None:
+        self._fs.forget(header.nodeid, forget.nlookup)
+
+    def _batch_forget(self, _: Header, batch: requests.BatchForget) -> None:
+        for node_id, nlookup in batch.nodes:
+            self._fs.forget(node_id, nlookup)
+
+    def _statfs(self, header: Header, _: requests.Empty) -> None:
+        volume = self._fs.statfs()
+        self._channel.reply(
+            header.unique,
+            replies.Statfs(
+                blocks=volume.blocks,
+                bfree=volume.blocks,
+                bavail=volume.blocks,
+                files=volume.files,
+                ffree=volume.files,
+                bsize=volume.block_size,
+                namelen=volume.name_max,
+                frsize=volume.block_size,
+            ).encode(),
+        )
+
+    def _access(self, header: Header, _: requests.Access) -> None:
+        self._channel.reply(header.unique)  # default_permissions: the kernel has checked
+
+    # -- names ----------------------------------------------------------------------------------
+
+    def _lookup(self, header: Header, named: requests.Named) -> Work | None:
+        found = self._fs.names.lookup_nowait(header.nodeid, named.name)
+        if found is None:
+            return self._lookup_slowly(header, named.name)
+        self._reply_entry(header, found)
+        return None
+
+    async def _lookup_slowly(self, header: Header, name: bytes) -> None:
+        self._reply_entry(header, await self._fs.names.lookup(header.nodeid, name))
+
+    def _reply_entry(self, header: Header, found: Found | float) -> None:
+        if not isinstance(found, Found):
+            self._channel.reply(header.unique, replies.negative_entry(_lifetime(found)))
+            return
+        self._channel.reply(header.unique, _entry(self._fs.remember(found)).encode())
+
+    async def _mkdir(self, header: Header, mkdir: requests.Mkdir) -> None:
+        self._reply_entry(header, await self._fs.names.mkdir(header.nodeid, mkdir.name))
+
+    async def _mknod(self, header: Header, mknod: requests.Mknod) -> None:
+        if not stat.S_ISREG(mknod.mode):
+            raise FileSystemError(errno.EPERM, "only regular files can be made")
+        self._reply_entry(header, await self._fs.names.mknod(header.nodeid, mknod.name))
+
+    async def _unlink(self, header: Header, named: requests.Named) -> None:
+        await self._fs.names.unlink(header.nodeid, named.name)
+        self._channel.reply(header.unique)
+
+    async def _rmdir(self, header: Header, named: requests.Named) -> None:
+        await self._fs.names.rmdir(header.nodeid, named.name)
+        self._channel.reply(header.unique)
+
+    def _rename(self, _: Header, rename: requests.Rename) -> None:
+        raise FileSystemError(errno.EXDEV, f"cannot rename {rename.name!r}: copy and delete it")
+
+    # -- attributes -----------------------------------------------------------------------------
+
+    def _getattr(self, header: Header, _: requests.Getattr) -> Work | None:
+        found = self._fs.getattr_nowait(header.nodeid)
+        if found is None:
+            return self._getattr_slowly(header)
+        self._reply_attr(header, found)
+        return None
+
+    async def _getattr_slowly(self, header: Header) -> None:
+        self._reply_attr(header, await self._fs.getattr(header.nodeid))
+
+    async def _setattr(self, header: Header, setattr_in: requests.Setattr) -> None:
+        overrides = _overrides(setattr_in)
+        self._reply_attr(header, await self._fs.setattr(header.nodeid, setattr_in.size, overrides))
+
+    def _reply_attr(self, header: Header, found: Found) -> None:
+        lifetime = _lifetime(found.seconds)
+        self._channel.reply(header.unique, replies.attr_out(_attr(found.attributes), lifetime))
+
+    # -- files ----------------------------------------------------------------------------------
+
+    async def _open(self, header: Header, message: requests.Open) -> None:
+        opened = await self._fs.files.open(header.nodeid, message.flags, header.pid)
+        self._channel.reply(header.unique, replies.open_out(opened.handle, _fopen_flags(opened)))
+
+    async def _create(self, header: Header, create: requests.Create) -> None:
+        found, opened = await self._fs.files.create(
+            header.nodeid, create.name, create.flags, header.pid
+        )
+        entry = _entry(self._fs.remember(found)).encode()
+        flags = _fopen_flags(opened)
+        self._channel.reply(header.unique, entry, replies.open_out(opened.handle, flags))
+
+    def _read(self, header: Header, read: requests.Read) -> None:
+        self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
+
+    def reply(self, unique: int, *body: memoryview) -> None:
+        """Answer a READ (transfer.readstream.Answer)."""
+        self._channel.reply(unique, *body)
+
+    def fail(self, unique: int, error: ServeError) -> None:
+        """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
+        self._channel.fail(unique, error.errno)
+        what: dict[str, object] = {
+            "op": "READ",
+            "errno": errno.errorcode.get(error.errno, error.errno),
+            "reason": error,
+        }
+        event(_log, error.level, "request_failed", what | error.details)
+
+    def _write(self, header: Header, write: requests.Write) -> Work | None:
+        taken = self._fs.files.write_nowait(write.fh, write.offset, write.data)
+        if taken < len(write.data):
+            # The request's buffer is used again as soon as this returns.
+            rest = memoryview(bytes(write.data[taken:]))
+            return self._write_slowly(header, write, write.offset + taken, rest)
+        self._channel.reply(header.unique, replies.write_out(len(write.data)))
+        return None
+
+    async def _write_slowly(
+        self, header: Header, write: requests.Write, offset: int, rest: memoryview
+    ) -> None:
+        size = offset - write.offset + len(rest)
+        await self._fs.files.write(write.fh, offset, rest)
+        self._channel.reply(header.unique, replies.write_out(size))
+
+    async def _flush(self, header: Header, flush: requests.Flush) -> None:
+        await self._fs.files.flush(flush.fh, header.pid)
+        self._channel.reply(header.unique)
+
+    async def _fsync(self, header: Header, fsync: requests.Fsync) -> None:
+        await self._fs.files.fsync(fsync.fh)
+        self._channel.reply(header.unique)
+
+    async def _release(self, _: Header, release: requests.Release) -> None:
+        await self._fs.files.release(release.fh)
+
+    # -- directories ----------------------------------------------------------------------------
+
+    def _opendir(self, header: Header, _: requests.Open) -> None:
+        handle = self._fs.directories.opendir(header.nodeid)
+        self._channel.reply(header.unique, replies.open_out(handle, FopenFlag(0)))
+
+    def _releasedir(self, header: Header, release: requests.Release) -> None:
+        self._fs.directories.releasedir(release.fh)
+        self._channel.reply(header.unique)
+
+    def _fsyncdir(self, header: Header, _: requests.Fsync) -> None:
+        self._channel.reply(header.unique)  # names are in the bucket when they are made
+
+    async def _readdir(self, header: Header, read: requests.Read) -> None:
+        await self._fill(header, read, plus=False)
+
+    async def _readdirplus(self, header: Header, read: requests.Read) -> None:
+        await self._fill(header, read, plus=True)
+
+    async def _fill(self, header: Header, read: requests.Read, *, plus: bool) -> None:
+        buffer = replies.DirentBuffer(read.size)
+        records = self._fs.directories.entries(read.fh, read.offset)
+        async with contextlib.aclosing(records):
+            async for record in records:
+                if not self._add_record(buffer, read.fh, record, plus=plus):
+                    break
+        self._channel.reply(header.unique, buffer.encode())
+
+    def _add_record(
+        self, buffer: replies.DirentBuffer, fh: int, record: DirectoryEntry, *, plus: bool
+    ) -> bool:
+        if not plus:
+            return buffer.add(record.ino, record.offset, record.kind, record.name)
+        if record.entry is None:
+            return buffer.add_unnoticed(record.ino, record.offset, record.kind, record.name)
+        found = self._fs.directories.take(fh, record)
+        entry = _entry(found)
+        fits = buffer.add(record.ino, record.offset, record.kind, record.name, entry)
+        if fits:
+            self._fs.remember(found)
+        else:
+            self._fs.forget(found.node.id, 0)  # nobody refers to it, if it is new
+        return fits
+
+
+def _lifetime(seconds: float) -> int:
+    """Return a lifetime as nanoseconds for the kernel."""
+    return replies.FOREVER if seconds == _FOREVER else int(seconds * _SECOND)
+
+
+def _attr(attributes: Attributes) -> replies.Attr:
+    return replies.Attr(*attributes)
+
+
+def _entry(found: Found) -> replies.Entry:
+    lifetime = _lifetime(found.seconds)
+    return replies.Entry(found.node.id, 0, lifetime, lifetime, _attr(found.attributes))
+
+
+def _fopen_flags(opened: Opened) -> FopenFlag:
+    flags = FopenFlag(0)
+    if opened.keep_cache:
+        flags |= FopenFlag.KEEP_CACHE
+    if opened.read_only:
+        flags |= FopenFlag.NOFLUSH  # nothing to store: spares a request for each close
+    return flags
+
+
+def _overrides(message: requests.Setattr) -> Overrides | None:
+    """Return what SETATTR sets beside the size; the file system adds until when it is shown."""
+    now = Fattr.ATIME_NOW | Fattr.MTIME_NOW
+    relevant = Fattr.MODE | Fattr.UID | Fattr.GID | Fattr.ATIME | Fattr.MTIME | now
+    if not message.valid & relevant:
+        return None
+    return Overrides(0.0, message.mode, message.uid, message.gid, message.atime, message.mtime)

@@ -1,0 +1,1 @@
+"""What is remembered of the bucket, and for how long."""

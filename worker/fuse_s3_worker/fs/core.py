@@ -1,0 +1,142 @@
+"""What all parts of the file system share: the store, what is known of it, and the nodes."""
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from fuse_s3_worker.cache.metadata import Entry, Known, Metadata
+from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.fs.attributes import Attributes, Ownership
+from fuse_s3_worker.fs.lookup import Resolver
+from fuse_s3_worker.fs.names import decode_name
+from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
+from fuse_s3_worker.log import event
+from fuse_s3_worker.store.types import ObjectStore
+from fuse_s3_worker.transfer.readstream import Readers
+from fuse_s3_worker.transfer.upload import Uploads
+
+__all__ = ["Core", "Found", "Kernel"]
+
+_log = logging.getLogger(__name__)
+
+
+class Kernel(Protocol):
+    """What the file system may tell the kernel without being asked."""
+
+    def invalidate(self, node_id: int) -> None:
+        """Attributes and cached pages of a node are out of date."""
+
+
+class Found(NamedTuple):
+    """A node with its attributes and for how long, in seconds, they hold; inf is for ever."""
+
+    node: Node
+    attributes: Attributes
+    seconds: float
+
+
+class Core:
+    """The shared state of one mount; everything runs on one loop, so nothing is locked."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        metadata: Metadata,
+        ownership: Ownership,
+        readers: Readers,
+        uploads: Uploads,
+        prefix: str,
+    ) -> None:
+        self.store = store
+        self.metadata = metadata
+        self.ownership = ownership
+        self.readers = readers
+        self.uploads = uploads
+        self.resolver = Resolver(store, metadata)
+        self.nodes = Nodes(prefix)
+        self.kernel: Kernel | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- nodes ----------------------------------------------------------------------------------
+
+    def node(self, node_id: int) -> Node:
+        """Return the node `node_id`.
+
+        Raises:
+            FileSystemError: ESTALE, there is none, or something else has its place.
+        """
+        node = self.nodes.get(node_id)
+        if node is None or (node.gone and node.is_directory):
+            raise FileSystemError(errno.ESTALE, f"node {node_id} is gone")
+        return node
+
+    def directory(self, node_id: int) -> Node:
+        """Return the node `node_id`, which must be a directory."""
+        node = self.node(node_id)
+        if not node.is_directory:
+            raise FileSystemError(errno.ENOTDIR, f"{node.key!r} is no directory")
+        return node
+
+    def name(self, parent: Node, name: bytes) -> str:
+        """Return a name in `parent` as text, checked."""
+        return decode_name(name, parent.key)
+
+    def found(self, node: Node, seconds: float | None = None) -> Found:
+        """Describe `node`; by default for a whole lifetime."""
+        attributes = self.ownership.of(node, time.monotonic())
+        return Found(node, attributes, self.metadata.lifetime if seconds is None else seconds)
+
+    def settle(self, parent: Node, name: str, entry: Entry) -> Node:
+        """Return the node of `name` as `entry` describes it now."""
+        node = self.nodes.child(parent, name, directory=entry.directory)
+        if not node.local:
+            node.info = entry.info
+        return node
+
+    def local(self, parent: Node, name: str) -> Node | None:
+        """Return the node of `name` if it exists because of this mount."""
+        node = parent.children.get(name)
+        return node if node is not None and node.local else None
+
+    async def look(self, parent: Node, name: str, *, fresh: bool = False) -> Known:
+        """Return what the bucket has under `name`; see `Resolver.resolve`."""
+        return await self.resolver.resolve(parent.key, name, fresh=fresh)
+
+    async def refresh(self, node: Node) -> Found:
+        """Describe `node` from fresh knowledge.
+
+        Raises:
+            FileSystemError: ESTALE, it is not there any more, or has become something else.
+        """
+        if node.id == ROOT_ID or node.local or node.parent is None or node.gone:
+            return self.found(node)
+        known = await self.look(node.parent, node.name)
+        if known.entry is None or known.entry.directory != node.is_directory:
+            raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
+        if not node.local:
+            node.info = known.entry.info
+        return self.found(node, known.seconds_left)
+
+    # -- work in the background -----------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str, node: Node) -> None:
+        """Run `work` without anybody waiting for it; that it fails is logged."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(lambda task: self._spawned_done(task, what, node))
+
+    def _spawned_done(self, task: asyncio.Task[None], what: str, node: Node) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            details: dict[str, object] = {"key": node.key, "reason": error}
+            details |= error.details if isinstance(error, ServeError) else {}
+            event(_log, logging.ERROR, what, details)
+
+    async def drain(self) -> None:
+        """Wait for everything in the background."""
+        while self._background:
+            await asyncio.wait(self._background)

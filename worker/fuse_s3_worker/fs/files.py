@@ -1,0 +1,259 @@
+"""Open files: reading a version, writing a new one, and when it becomes visible."""
+
+import errno
+import itertools
+import logging
+import os
+from typing import NamedTuple
+
+from fuse_s3_worker.cache.metadata import Entry
+from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.nodes import Node
+from fuse_s3_worker.fs.opener import Opener
+from fuse_s3_worker.store.types import ObjectInfo
+from fuse_s3_worker.transfer.readstream import Answer, ReadStream
+from fuse_s3_worker.transfer.upload import Upload
+
+__all__ = ["Files", "Opened"]
+
+# fcntl.h, as the kernel passes them
+_WRITING = os.O_WRONLY | os.O_RDWR
+
+
+class Handle:
+    """One open file description."""
+
+    __slots__ = ("node", "opener", "reads", "stream", "writes")
+
+    def __init__(self, node: Node, flags: int) -> None:
+        self.node = node
+        self.reads = flags & os.O_ACCMODE != os.O_WRONLY
+        self.writes = bool(flags & _WRITING)
+        self.stream: ReadStream | None = None
+        self.opener: Opener | None = None
+
+
+class Opened(NamedTuple):
+    """A new handle, and whether the kernel may keep the pages it has of the file."""
+
+    handle: int
+    keep_cache: bool
+    read_only: bool
+
+
+class Files:
+    """Operations on files and their handles."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    # -- opening --------------------------------------------------------------------------------
+
+    async def open(self, node_id: int, flags: int, pid: int) -> Opened:
+        """Open a file.
+
+        Raises:
+            FileSystemError: ESTALE, EISDIR.
+            StoreError: the store cannot be asked whether this is the newest version.
+        """
+        node = self._core.node(node_id)
+        if node.is_directory:
+            raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
+        node.pins += 1
+        try:
+            if node.upload is None:
+                await self._core.refresh(node)
+            if flags & os.O_TRUNC and flags & _WRITING:
+                await self._upload(node).truncate(0)
+        except BaseException:
+            self._core.nodes.unpin(node)
+            raise
+        return self._opened(node, flags, pid)
+
+    async def create(
+        self, parent_id: int, name: bytes, flags: int, pid: int
+    ) -> tuple[Found, Opened]:
+        """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        node = core.nodes.child(parent, text, directory=False)
+        node.pins += 1
+        if node.upload is None:
+            node.info = None
+            node.upload = Upload(core.uploads, node.key)
+        else:
+            await node.upload.truncate(0)
+        return core.found(node), self._opened(node, flags, pid)
+
+    def _opened(self, node: Node, flags: int, pid: int) -> Opened:
+        handle = Handle(node, flags)
+        if handle.writes:
+            handle.opener = Opener.of(pid)
+        number = next(self._numbers)
+        self._handles[number] = handle
+        etag = node.info.etag if node.info and node.upload is None else None
+        keep = etag is not None and etag == node.cached_etag
+        node.cached_etag = etag
+        return Opened(number, keep, not handle.writes)
+
+    def _upload(self, node: Node) -> Upload:
+        """Return the upload of a node, which goes on from what the bucket has."""
+        if node.upload is None:
+            node.upload = Upload(self._core.uploads, node.key, node.info)
+        return node.upload
+
+    def _handle(self, number: int) -> Handle:
+        handle = self._handles.get(number)
+        if handle is None:
+            raise FileSystemError(errno.EBADF, f"no open file {number}")
+        return handle
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def read(self, number: int, unique: int, offset: int, size: int, answer: Answer) -> None:
+        """Answer READ `unique`, now or later.
+
+        Raises:
+            FileSystemError: EBADF; EBUSY, the file is being written and not in memory.
+        """
+        handle = self._handle(number)
+        if not handle.reads:
+            raise FileSystemError(errno.EBADF, "not open for reading")
+        node = handle.node
+        if node.upload is not None and node.upload.dirty and handle.stream is None:
+            answer.reply(unique, *node.upload.read(offset, size))
+            return
+        if handle.stream is None:
+            handle.stream = self._stream(node, answer)
+        handle.stream.read(unique, offset, size)
+
+    def _stream(self, node: Node, answer: Answer) -> ReadStream:
+        if node.info is None:
+            raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
+
+        async def reopen() -> ObjectInfo:
+            return await self._newest(node)
+
+        return self._core.readers.open(node.info, answer, reopen)
+
+    async def _newest(self, node: Node) -> ObjectInfo:
+        """Find the version of today, and tell the kernel that the file is another."""
+        core = self._core
+        if node.parent is None or node.gone:
+            raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
+        known = await core.look(node.parent, node.name, fresh=True)
+        if known.entry is None or known.entry.info is None or known.entry.directory:
+            raise FileSystemError(errno.ESTALE, f"{node.key!r} was removed", logging.WARNING)
+        node.info = known.entry.info
+        node.cached_etag = None
+        if core.kernel is not None:
+            core.kernel.invalidate(node.id)
+        return node.info
+
+    def interrupt(self, unique: int) -> bool:
+        """Give up a READ that waits; tell whether there was one."""
+        streams = (handle.stream for handle in self._handles.values() if handle.stream)
+        return any(stream.interrupt(unique) for stream in streams)
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def write_nowait(self, number: int, offset: int, data: memoryview) -> int:
+        """Take what can be taken at once; return how many bytes that is.
+
+        Raises:
+            FileSystemError: EBADF, or what cannot be written like this.
+            StoreError: the upload has failed already.
+        """
+        return self._writable(number).write_nowait(offset, data)
+
+    async def write(self, number: int, offset: int, data: memoryview) -> None:
+        """Take the rest, as memory allows."""
+        await self._writable(number).write(offset, data)
+
+    def _writable(self, number: int) -> Upload:
+        handle = self._handle(number)
+        if not handle.writes:
+            raise FileSystemError(errno.EBADF, "not open for writing")
+        return self._upload(handle.node)
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """Set the size of a file; if nobody has it open for writing, it is stored at once."""
+        node.pins += 1
+        try:
+            await self._upload(node).truncate(size)
+            if not node.writers:
+                await self._commit(node)
+        finally:
+            if not node.writers:
+                await self._end_upload(node)
+            self._core.nodes.unpin(node)
+
+    async def flush(self, number: int, pid: int) -> None:
+        """A descriptor was closed: make what was written visible, and say whether that worked.
+
+        Raises:
+            StoreError: it did not, and the bucket has what it had before.
+        """
+        handle = self._handle(number)
+        if handle.opener is not None and not handle.opener.leaves_to(pid):
+            await self._commit(handle.node)
+
+    async def fsync(self, number: int) -> None:
+        """Make what was written visible, and return when the store has it."""
+        if self._handle(number).writes:
+            await self._commit(self._handle(number).node)
+
+    async def release(self, number: int) -> None:
+        """The last descriptor is closed; nobody waits for this."""
+        handle = self._handles.pop(number, None)
+        if handle is None:
+            return
+        if handle.stream is not None:
+            handle.stream.close()
+        node = handle.node
+        try:
+            if handle.writes:
+                node.writers -= 1
+                await self._commit(node)
+        finally:
+            if handle.writes and not node.writers:
+                await self._end_upload(node)
+            self._core.nodes.unpin(node)
+
+    async def _commit(self, node: Node) -> None:
+        """Store what was written; a failure is told to everybody who closes the file."""
+        upload = node.upload
+        if upload is None or not (upload.dirty or upload.failed):
+            return
+        info = await upload.commit()
+        if info is not None and node.parent is not None and not node.gone:
+            node.info = info
+            node.cached_etag = info.etag
+            self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
+
+    async def _end_upload(self, node: Node) -> None:
+        """Nobody writes any more; what was not stored by now is given up."""
+        upload, node.upload = node.upload, None
+        if upload is None:
+            return
+        await upload.close()
+        if upload.failed is None and not upload.dirty:
+            return
+        node.cached_etag = None
+        if node.parent is not None and not node.gone:
+            self._core.metadata.forget(node.parent.key, node.name)
+
+    async def close(self) -> None:
+        """Give up what is still open: the connection ended before its programs closed it."""
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            if handle.stream is not None:
+                handle.stream.close()
+            await self._end_upload(handle.node)

@@ -1,0 +1,52 @@
+"""Names of the kernel and keys of the bucket.
+
+A path is a key under the mount's prefix, with the same slashes. Not every key is a path: one with
+an empty, "." or ".." component, a NUL, or a component of more than 255 bytes cannot be named by
+any program. Such keys are left out of listings, counted, and left alone. Not every name is a key
+either: keys are UTF-8.
+"""
+
+import errno
+
+from fuse_s3_worker.errors import FileSystemError
+
+__all__ = ["KEY_MAX", "NAME_MAX", "child_name", "decode_name", "nameable"]
+
+NAME_MAX = 255  # bytes: NAME_MAX of limits.h
+KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
+
+
+def decode_name(name: bytes, directory_key: str) -> str:
+    """Return a name of the kernel as text.
+
+    Raises:
+        FileSystemError: ENAMETOOLONG, or EILSEQ for a name that is not UTF-8.
+    """
+    if len(name) > NAME_MAX:
+        raise FileSystemError(errno.ENAMETOOLONG, f"a name of {len(name)} bytes")
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        raise FileSystemError(errno.EILSEQ, f"the name {name!r} is not UTF-8") from None
+    if len(directory_key.encode()) + len(name) >= KEY_MAX:
+        raise FileSystemError(errno.ENAMETOOLONG, "the key would have more than 1,024 bytes")
+    return text
+
+
+def nameable(component: str) -> bool:
+    """Tell whether a component of a key can be a name."""
+    return (
+        component not in {"", ".", ".."}
+        and "\0" not in component
+        and "/" not in component
+        and len(component.encode("utf-8", "surrogatepass")) <= NAME_MAX
+    )
+
+
+def child_name(key: str, directory_key: str) -> str | None:
+    """Return the name that a listed key or prefix has in a directory.
+
+    None for the directory's own marker, and for what cannot be named.
+    """
+    name = key[len(directory_key) :].removesuffix("/")
+    return name if nameable(name) else None

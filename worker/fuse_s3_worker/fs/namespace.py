@@ -1,0 +1,210 @@
+"""Names: looking them up, making and removing directories, removing files."""
+
+import asyncio
+import errno
+
+from fuse_s3_worker.cache.metadata import ABSENT, Entry
+from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.nodes import ROOT_ID, Node
+from fuse_s3_worker.store.types import Body, ObjectInfo
+
+__all__ = ["Namespace"]
+
+_KEEP_AFTER = 1.0  # seconds until a directory that may have become empty is looked after
+_EMPTY = Body((), 0)
+_DIRECTORY_TYPE = "application/x-directory"  # what s3fs and others mark directories with
+
+
+class Namespace:
+    """Operations on names."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._keepers: dict[int, asyncio.Future[bool]] = {}
+
+    # -- looking up -----------------------------------------------------------------------------
+
+    def lookup_nowait(self, parent_id: int, name: bytes) -> Found | float | None:
+        """Look `name` up without asking the store.
+
+        Returns:
+            The node; or for how many seconds it is known that there is none; or None, nothing
+            is known.
+        """
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        if (node := core.local(parent, text)) is not None:
+            return core.found(node)
+        known = core.resolver.known(parent.key, text)
+        return None if known is None else self._settled(parent, text, known.entry, known[1])
+
+    async def lookup(self, parent_id: int, name: bytes) -> Found | float:
+        """Look `name` up; the same, but it always knows.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        known = await core.look(parent, text)
+        if (node := core.local(parent, text)) is not None:
+            return core.found(node)  # made while the store was asked
+        return self._settled(parent, text, known.entry, known.seconds_left)
+
+    def _settled(self, parent: Node, name: str, entry: Entry | None, left: float) -> Found | float:
+        if entry is not None:
+            return self._core.found(self._core.settle(parent, name, entry), left)
+        if (stale := parent.children.get(name)) is not None:
+            self._core.nodes.detach(stale)
+        return left
+
+    # -- making ---------------------------------------------------------------------------------
+
+    async def mkdir(self, parent_id: int, name: bytes) -> Found:
+        """Make a directory: write its marker.
+
+        Raises:
+            FileSystemError: EEXIST.
+            StoreError: the marker cannot be written.
+        """
+        parent, text = await self._vacant(parent_id, name)
+        node = self._core.nodes.child(parent, text, directory=True)
+        try:
+            await self._write_marker(node)
+        except BaseException:
+            self._core.nodes.drop_unused(node)
+            raise
+        return self._core.found(node)
+
+    async def mknod(self, parent_id: int, name: bytes) -> Found:
+        """Make an empty file."""
+        core = self._core
+        parent, text = await self._vacant(parent_id, name)
+        info = await core.store.put(parent.key + text, _EMPTY)
+        core.metadata.change(parent.key, text, Entry.file(info))
+        return core.found(core.settle(parent, text, Entry.file(info)))
+
+    async def _vacant(self, parent_id: int, name: bytes) -> tuple[Node, str]:
+        """Return a place for a new node, after checking that it is free."""
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        taken = core.local(parent, text) is not None
+        if taken or (await core.look(parent, text)).entry is not None:
+            raise FileSystemError(errno.EEXIST, f"{parent.key + text!r} exists")
+        return parent, text
+
+    async def _write_marker(self, node: Node) -> ObjectInfo:
+        info = await self._core.store.put(node.key, _EMPTY, content_type=_DIRECTORY_TYPE)
+        node.info = info
+        if node.parent is not None:
+            self._core.metadata.change(node.parent.key, node.name, Entry.folder(info))
+        return info
+
+    # -- removing -------------------------------------------------------------------------------
+
+    async def unlink(self, parent_id: int, name: bytes) -> None:
+        """Remove a file. One that is being written is given up; later writes lead nowhere.
+
+        Raises:
+            FileSystemError: ENOENT, EISDIR.
+            StoreError: the object cannot be deleted.
+        """
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        node = core.local(parent, text)
+        entry = None if node else (await core.look(parent, text)).entry
+        if node is None and entry is None:
+            raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
+        if (node and node.is_directory) or (entry and entry.directory):
+            raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
+        if node and node.upload:
+            await node.upload.discard()
+        await core.store.delete(parent.key + text)
+        self._removed(parent, text)
+
+    async def rmdir(self, parent_id: int, name: bytes) -> None:
+        """Remove an empty directory, which means its marker.
+
+        Raises:
+            FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY.
+            StoreError: the marker cannot be deleted.
+        """
+        core = self._core
+        parent = core.directory(parent_id)
+        text = core.name(parent, name)
+        node = core.local(parent, text)
+        entry = Entry.folder() if node else (await core.look(parent, text)).entry
+        if entry is None:
+            raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
+        if not entry.directory or (node and not node.is_directory):
+            raise FileSystemError(errno.ENOTDIR, f"{parent.key + text!r} is no directory")
+        key = f"{parent.key}{text}/"
+        page = await core.store.list_page(key, max_keys=2)
+        inside = parent.children.get(text)
+        if any(info.key != key for info in page.objects) or (inside and _has_local(inside)):
+            raise FileSystemError(errno.ENOTEMPTY, f"{key!r} is not empty")
+        if inside:
+            self._decide(inside, wanted=False)
+        if page.objects:
+            await core.store.delete(key)
+        self._removed(parent, text)
+
+    def _removed(self, parent: Node, name: str) -> None:
+        core = self._core
+        core.metadata.change(parent.key, name, ABSENT)
+        if (node := parent.children.get(name)) is not None:
+            core.nodes.detach(node)
+        self._keep(parent)
+
+    # -- directories that only their content made -----------------------------------------------
+
+    def _keep(self, directory: Node) -> None:
+        """See to it that a directory does not vanish with the last thing in it.
+
+        An implicit directory ends with its last key, which no program expects of a directory. It
+        goes on here at once, and a moment later gets a marker if it is empty indeed; a moment,
+        because whoever removed its content mostly removes it too.
+        """
+        listing = self._core.metadata.listing(directory.key)
+        if directory.id == ROOT_ID or directory.info is not None or directory.kept or listing:
+            return
+        directory.kept = True
+        directory.pins += 1
+        decision = self._keepers[directory.id] = asyncio.get_running_loop().create_future()
+        self._core.spawn(self._keep_for_good(directory, decision), "marker_failed", directory)
+
+    async def _keep_for_good(self, directory: Node, decision: asyncio.Future[bool]) -> None:
+        """Write a marker if nothing is left, unless it is decided otherwise in the meantime."""
+        try:
+            await asyncio.wait([decision], timeout=_KEEP_AFTER)
+            wanted = decision.result() if decision.done() else True
+            if wanted and not (await self._first_key(directory)):
+                await self._write_marker(directory)
+        finally:
+            directory.kept = False
+            del self._keepers[directory.id]
+            self._core.nodes.unpin(directory)
+
+    async def _first_key(self, directory: Node) -> bool:
+        return bool((await self._core.store.list_page(directory.key, max_keys=1)).objects)
+
+    def _decide(self, directory: Node, *, wanted: bool) -> None:
+        decision = self._keepers.get(directory.id)
+        if decision is not None and not decision.done():
+            decision.set_result(wanted)
+
+    def hurry(self) -> None:
+        """Look after all such directories now: the mount ends."""
+        for decision in self._keepers.values():
+            if not decision.done():
+                decision.set_result(True)
+
+
+def _has_local(directory: Node) -> bool:
+    """Tell whether something in a directory exists only here yet."""
+    return any(child.local for child in directory.children.values())

@@ -1,0 +1,141 @@
+"""The nodes that the kernel knows: an id, a place in the tree, and what is true of it now."""
+
+import itertools
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from fuse_s3_worker.fs.attributes import Overrides
+from fuse_s3_worker.store.types import ObjectInfo
+
+if TYPE_CHECKING:
+    from fuse_s3_worker.transfer.upload import Upload
+
+__all__ = ["ROOT_ID", "Node", "Nodes", "inode_number"]
+
+ROOT_ID = 1  # FUSE_ROOT_ID
+
+
+def inode_number(key: str) -> int:
+    """Return st_ino for a key: the same in every mount of the bucket, and never 0 or 1."""
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") | 2
+
+
+class Node:
+    """A file or directory by its place; what it holds may change, what it is may not.
+
+    Attributes:
+        info: the object, or a directory's marker; None for an implicit directory and for a file
+            that was never in the bucket.
+        upload: what is being written to it, by all handles together.
+        cached_etag: the version whose pages the kernel may hold.
+        nlookup: references of the kernel.
+        writers: how many handles can write.
+        pins: reasons of ours to keep it: open handles, work under way.
+        kept: a directory that exists here although, maybe, no key says so any more.
+        gone: it was removed, or replaced by something of another kind.
+    """
+
+    __slots__ = (
+        "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
+        "nlookup", "overrides", "parent", "pins", "upload", "writers",
+    )  # fmt: skip
+
+    def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
+        self.id = node_id
+        self.parent = parent
+        self.name = name
+        self.is_directory = directory
+        self.key: str = name if parent is None else parent.key + name
+        if directory and parent is not None:
+            self.key += "/"
+        self.children: dict[str, Node] = {}
+        self.info: ObjectInfo | None = None
+        self.upload: Upload | None = None
+        self.overrides: Overrides | None = None
+        self.cached_etag: str | None = None
+        self.nlookup = 0
+        self.pins = 0
+        self.writers = 0
+        self.kept = False
+        self.gone = False
+
+    def __repr__(self) -> str:
+        return f"Node({self.id}, {self.key!r})"
+
+    @property
+    def ino(self) -> int:
+        """The inode number that programs see."""
+        return ROOT_ID if self.id == ROOT_ID else inode_number(self.key)
+
+    @property
+    def local(self) -> bool:
+        """Tell whether it exists because of this mount, whatever the bucket says."""
+        return self.kept or (self.upload is not None and self.upload.failed is None)
+
+
+class Nodes:
+    """The table of nodes."""
+
+    def __init__(self, prefix: str) -> None:
+        self.root = Node(ROOT_ID, None, prefix, directory=True)
+        self.root.nlookup = 1
+        self._by_id = {ROOT_ID: self.root}
+        self._ids = itertools.count(ROOT_ID + 1)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(list(self._by_id.values()))
+
+    def get(self, node_id: int) -> Node | None:
+        """Return the node with this id."""
+        return self._by_id.get(node_id)
+
+    def child(self, parent: Node, name: str, *, directory: bool) -> Node:
+        """Return the node of `name` in `parent`, a new one if there is none of that kind."""
+        node = parent.children.get(name)
+        if node is not None and node.is_directory == directory:
+            return node
+        if node is not None:
+            self.detach(node)
+        node = Node(next(self._ids), parent, name, directory=directory)
+        parent.children[name] = node
+        self._by_id[node.id] = node
+        return node
+
+    def detach(self, node: Node) -> None:
+        """Take a node out of the tree: its name is free. The kernel may still refer to its id."""
+        node.gone = True
+        node.kept = False
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        self.drop_unused(node)
+
+    def forget(self, node_id: int, nlookup: int) -> None:
+        """Take back references of the kernel."""
+        node = self._by_id.get(node_id)
+        if node is not None and node.id != ROOT_ID:
+            node.nlookup = max(node.nlookup - nlookup, 0)
+            self.drop_unused(node)
+
+    def unpin(self, node: Node) -> None:
+        """Take back a reason of ours."""
+        node.pins -= 1
+        self.drop_unused(node)
+
+    def drop_unused(self, node: Node) -> None:
+        """Remove a node that neither the kernel nor we nor a child refers to; then its parent."""
+        while (
+            node.id != ROOT_ID
+            and not (node.nlookup or node.pins or node.children)
+            and self._by_id.pop(node.id, None) is not None
+        ):
+            parent = node.parent
+            if parent is None:
+                return
+            if parent.children.get(node.name) is node:
+                del parent.children[node.name]
+            node = parent

@@ -1,0 +1,163 @@
+"""The memory that data passes through: blocks of one FUSE request, under one hard budget.
+
+Every stream and every upload borrows from here. A block is anonymous memory of its own, used
+again and again while there is work (a fresh page costs a fault and a clearing), and given back to
+the system when there has been none for a while. Small buffers are charged by their size.
+"""
+
+import asyncio
+import mmap
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fuse_s3_shared.limits import FUSE_REQUEST_MAX
+
+__all__ = ["BLOCK", "Block", "Pool", "PoolStatistics"]
+
+BLOCK = FUSE_REQUEST_MAX
+
+_KEEP_IDLE = 5.0  # seconds that free blocks are kept
+
+
+class Block:
+    """BLOCK bytes of memory."""
+
+    __slots__ = ("_memory", "view")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, BLOCK)
+        self.view = memoryview(self._memory)
+
+
+class PoolStatistics(NamedTuple):
+    """A moment's counts, in bytes."""
+
+    budget: int
+    used: int
+    kept: int
+    waiting: int
+
+
+class Pool:
+    """Hands out memory up to `budget` bytes; beyond that, who needs some waits or does without.
+
+    Who can do without (read-ahead) asks with `take_nowait`; who cannot (a reader that waits, a
+    writer) awaits `take`. When the budget is used up, the reclaimers are asked to let go of what
+    was read ahead and not wanted yet, oldest streams first.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._used = 0
+        self._free: list[Block] = []
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._reclaimers: dict[object, Callable[[], int]] = {}
+        self._trimmer: asyncio.TimerHandle | None = None
+
+    @property
+    def budget(self) -> int:
+        """The most bytes in use at once."""
+        return self._budget
+
+    @property
+    def available(self) -> int:
+        """Bytes that can be had right now."""
+        return 0 if self._waiting else self._budget - self._used
+
+    def statistics(self) -> PoolStatistics:
+        """Return the counts of this moment."""
+        return PoolStatistics(self._budget, self._used, len(self._free) * BLOCK, len(self._waiting))
+
+    def take_nowait(self) -> Block | None:
+        """Return a block if there is room and nobody is waiting for it."""
+        if self.available < BLOCK:
+            return None
+        self._used += BLOCK
+        return self._free.pop() if self._free else Block()
+
+    async def take(self) -> Block:
+        """Return a block, as soon as there is room."""
+        await self.charge(BLOCK)
+        return self._free.pop() if self._free else Block()
+
+    def give_back(self, block: Block) -> None:
+        """Return a block that nobody looks at any more."""
+        self._free.append(block)
+        self.uncharge(BLOCK)
+        self._trim_later()
+
+    def charge_nowait(self, size: int) -> bool:
+        """Count `size` bytes of the caller's own memory, if there is room."""
+        if self.available < size:
+            return False
+        self._used += size
+        return True
+
+    async def charge(self, size: int) -> None:
+        """Count `size` bytes of the caller's own memory, as soon as there is room."""
+        if self.charge_nowait(size):
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        self._reclaim()
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.uncharge(size)  # room was made in the same moment
+            else:
+                self._waiting.remove((size, turn))
+            raise
+
+    def uncharge(self, size: int) -> None:
+        """Give room back."""
+        self._used -= size
+        self._wake()
+
+    # -- under pressure -------------------------------------------------------------------------
+
+    def add_reclaimer(self, owner: object, reclaim: Callable[[], int]) -> None:
+        """Register who can give back memory; `reclaim` returns how many bytes it gave back."""
+        self._reclaimers[owner] = reclaim
+
+    def remove_reclaimer(self, owner: object) -> None:
+        """Forget an owner."""
+        self._reclaimers.pop(owner, None)
+
+    def touch_reclaimer(self, owner: object) -> None:
+        """Make `owner` the last one to be asked: it is in use."""
+        if owner in self._reclaimers:
+            self._reclaimers[owner] = self._reclaimers.pop(owner)
+
+    def _reclaim(self) -> None:
+        needed = sum(size for size, _ in self._waiting)
+        for reclaim in list(self._reclaimers.values()):
+            if self._budget - self._used >= needed:
+                return
+            reclaim()
+
+    def _wake(self) -> None:
+        while self._waiting and self._budget - self._used >= self._waiting[0][0]:
+            size, turn = self._waiting.popleft()
+            if not turn.done():
+                self._used += size
+                turn.set_result(None)
+
+    # -- when idle ------------------------------------------------------------------------------
+
+    def _trim_later(self) -> None:
+        if self._trimmer is None:
+            loop = asyncio.get_running_loop()
+            self._trimmer = loop.call_later(_KEEP_IDLE, self._trim, self._used)
+
+    def _trim(self, used_then: int) -> None:
+        """Let free blocks go; while something is going on, only what stands above its peak."""
+        self._trimmer = None
+        if self._used == used_then or not self._used:
+            self._free.clear()
+        else:
+            del self._free[: len(self._free) // 2]
+        if self._free:
+            self._trim_later()

@@ -1,0 +1,120 @@
+"""The part of a file that is being written: memory that grows with it.
+
+A file of a few bytes must not take a whole block from a budget that thousands of open files
+share, so a buffer begins with memory of its own, charged in steps, and goes over to blocks.
+"""
+
+from collections.abc import Iterator
+
+from fuse_s3_worker.transfer.blocks import BLOCK, Block, Pool
+
+__all__ = ["PartBuffer"]
+
+_STEPS = (16 * 1024, 64 * 1024, 256 * 1024)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class PartBuffer:
+    """Bytes [0, size) of a part; room is reserved first and written then."""
+
+    __slots__ = ("_blocks", "_pool", "_small", "size")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._small = bytearray()
+        self._blocks: list[Block] = []
+        self.size = 0
+
+    @property
+    def capacity(self) -> int:
+        """Bytes for which there is room."""
+        return len(self._blocks) * BLOCK or len(self._small)
+
+    def reserve_nowait(self, size: int) -> bool:
+        """Make room for `size` bytes, if memory can be had now; what was reserved is kept."""
+        while self.capacity < size:
+            step = self._next_step(size)
+            if step:
+                if not self._pool.charge_nowait(step - len(self._small)):
+                    return False
+                self._small.extend(bytes(step - len(self._small)))
+                continue
+            block = self._pool.take_nowait()
+            if block is None:
+                return False
+            self._add(block)
+        return True
+
+    async def reserve(self, size: int) -> None:
+        """Make room for `size` bytes, as memory comes free."""
+        while not self.reserve_nowait(size):
+            step = self._next_step(size)
+            if step:
+                await self._pool.charge(step - len(self._small))
+                self._small.extend(bytes(step - len(self._small)))
+            else:
+                self._add(await self._pool.take())
+
+    def _next_step(self, size: int) -> int:
+        """Return the next size of the small memory; 0 when it is time for blocks."""
+        if self._blocks or size > _STEPS[-1]:
+            return 0
+        return next(step for step in _STEPS if step >= size)
+
+    def _add(self, block: Block) -> None:
+        self._blocks.append(block)
+        if self._small:
+            block.view[: len(self._small)] = self._small
+            self._pool.uncharge(len(self._small))
+            self._small = bytearray()
+
+    def write(self, at: int, data: Buffer) -> None:
+        """Put `data` at `at`, which is inside the reserved room; a gap before it becomes zeros."""
+        if at > self.size:
+            self._fill(self.size, at)
+        view = memoryview(data)
+        for target in self._views(at, at + len(view)):
+            target[:] = view[: len(target)]
+            view = view[len(target) :]
+        self.size = max(self.size, at + len(data))
+
+    def truncate(self, size: int) -> None:
+        """Set the size, inside the reserved room; what is added is zeros."""
+        if size > self.size:
+            self._fill(self.size, size)
+        self.size = size
+
+    def _fill(self, start: int, end: int) -> None:
+        for target in self._views(start, end):
+            target[:] = bytes(len(target))
+
+    def views(self, start: int, end: int) -> list[memoryview]:
+        """Return bytes [start, end) without copying them."""
+        return list(self._views(start, min(end, self.size)))
+
+    def _views(self, start: int, end: int) -> Iterator[memoryview]:
+        if self._small:
+            # Released at once: memory that somebody looks at cannot grow.
+            with memoryview(self._small) as whole:
+                yield whole[start:end]
+            return
+        while start < end:
+            index, at = divmod(start, BLOCK)
+            take = min(BLOCK - at, end - start)
+            yield self._blocks[index].view[at : at + take]
+            start += take
+
+    def pieces(self) -> list[Buffer]:
+        """Return all bytes for a request's body; they must not change until it is done."""
+        if self._blocks:
+            return list(self.views(0, self.size))
+        return [bytes(self._small[: self.size])]
+
+    def free(self) -> None:
+        """Give the memory back; nobody may look at it any more."""
+        if self._small:
+            self._pool.uncharge(len(self._small))
+        for block in self._blocks:
+            self._pool.give_back(block)
+        self._small, self._blocks, self.size = bytearray(), [], 0

@@ -1,0 +1,101 @@
+"""How far ahead to read: pure arithmetic on offsets, no transfers, no memory.
+
+A run is one program's way through a file. One that goes on where it was gets a window that grows,
+most of all while the program has to wait; one that jumps in somewhere gets exactly what it asks
+for until it, too, goes on. Several runs in one open file are several programs, or threads, and do
+not disturb one another.
+"""
+
+from collections.abc import Iterator
+
+from fuse_s3_worker.transfer.blocks import BLOCK
+
+__all__ = ["Run", "Runs"]
+
+_FIRST_WINDOW = BLOCK  # who begins at the beginning probably goes on
+_SEGMENT_MAX = 8 * BLOCK  # asking for more at once gains nothing
+_SEGMENTS_A_WINDOW = 4  # while a window is small, it is still fetched side by side
+_SKIP = 4 * BLOCK  # a jump ahead of this much rides on what is under way
+_BEHIND = 4 * BLOCK  # the kernel sends read-ahead out of order, by less than this
+_RUNS_MAX = 16  # of one open file; the one that rested longest makes room
+
+
+class Run:
+    """One way through a file.
+
+    Attributes:
+        position: up to where has been read; the highest, as READs come out of order.
+        high: up to where has been asked for.
+        window: how many bytes beyond `position` are to be asked for.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.position = start
+        self.high = start
+        self.window = 0
+
+    def follows(self, start: int) -> bool:
+        """Tell whether a READ at `start` is this run going on."""
+        return self.position - _BEHIND <= start <= max(self.high, self.position) + self._skip
+
+    @property
+    def _skip(self) -> int:
+        return _SKIP if self.window else 0
+
+    def read(self, start: int, end: int, *, waits: bool, limit: int) -> None:
+        """Note a READ of [start, end); `waits` tells whether its bytes were not there yet."""
+        if self.high == self.position == start and not self.window:
+            # The first READ of a run: at the start of a file it is taken for a sequential one.
+            self.window = _FIRST_WINDOW if start == 0 else 0
+        elif end > self.position and (waits or not self.window):
+            grown = max(self.window * 2, end - start, _FIRST_WINDOW)
+            self.window = min(grown, max(limit, end - start))
+        self.position = max(self.position, end)
+        self.high = max(self.high, end)
+
+    def ahead(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges to ask for now, in a file of `size` bytes.
+
+        `high` moves over a range only when the caller goes on to the next: one that cannot be
+        had now (no memory) is yielded again the next time.
+        """
+        while self.high < min(self.position + self.window, size):
+            end = min(self.high + self._segment(), size)
+            yield self.high, end
+            self.high = end
+
+    def _segment(self) -> int:
+        share = self.window // _SEGMENTS_A_WINDOW // BLOCK * BLOCK
+        return min(max(share, BLOCK), _SEGMENT_MAX)
+
+    def done_with(self, end: int) -> bool:
+        """Tell whether nothing before `end` will be read any more."""
+        return end <= self.position - _BEHIND
+
+
+class Runs:
+    """The runs of one open file, last used first."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs)
+
+    def for_read(self, start: int) -> Run:
+        """Return the run that a READ at `start` belongs to, a new one if need be."""
+        run = next((run for run in self._runs if run.follows(start)), None)
+        if run is None:
+            run = Run(start)
+            del self._runs[_RUNS_MAX - 1 :]
+        else:
+            self._runs.remove(run)
+        self._runs.insert(0, run)
+        return run
+
+    def wanted(self, start: int, end: int) -> bool:
+        """Tell whether any run may still read something of [start, end)."""
+        return any(
+            not run.done_with(end) and start < max(run.high, run.position + run.window)
+            for run in self._runs
+        )

@@ -1,0 +1,326 @@
+"""Reading one open file: answers READs out of what was fetched ahead, or as soon as it arrives.
+
+A READ whose bytes are there is answered at once, out of the memory they arrived in. Otherwise it
+is parked, and the same callback that makes its bytes available answers it: no future, no task,
+no wake-up for each READ. Everything that is fetched carries If-Match of the version the file was
+opened at, so one open file never shows two versions.
+"""
+
+import asyncio
+import bisect
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
+from fuse_s3_worker.log import event
+from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
+from fuse_s3_worker.transfer.blocks import BLOCK, Pool
+from fuse_s3_worker.transfer.readahead import Run, Runs
+from fuse_s3_worker.transfer.segment import Segment
+
+__all__ = ["Answer", "ReadStream", "Readers"]
+
+_log = logging.getLogger(__name__)
+
+Reopen = Callable[[], Awaitable[ObjectInfo]]
+
+_GONE = frozenset({Fault.CHANGED, Fault.NOT_FOUND})
+_LOWEST_WINDOW = 2 * BLOCK
+
+
+class Answer(Protocol):
+    """Where answers to READs go: straight to the kernel."""
+
+    def reply(self, unique: int, *body: memoryview) -> None:
+        """Answer with bytes; they may be overwritten as soon as this returns."""
+
+    def fail(self, unique: int, error: ServeError) -> None:
+        """Answer with an errno, and log why."""
+
+
+class _Parked(NamedTuple):
+    unique: int
+    start: int
+    end: int
+
+
+class Readers:
+    """All read streams of a mount: what they share, and their fair share of it."""
+
+    def __init__(self, store: ObjectStore, pool: Pool, connections: int) -> None:
+        self.store = store
+        self.pool = pool
+        self._most = connections * 8 * BLOCK
+        self._reading: set[ReadStream] = set()
+
+    def open(self, info: ObjectInfo, answer: Answer, reopen: Reopen) -> "ReadStream":
+        """Return a stream over the version `info`; `reopen` finds the version of today."""
+        return ReadStream(self, info, answer, reopen)
+
+    def reading(self, stream: "ReadStream") -> None:
+        """Count `stream` among those that share the memory."""
+        self._reading.add(stream)
+
+    def resting(self, stream: "ReadStream") -> None:
+        """Count it out: it holds nothing."""
+        self._reading.discard(stream)
+
+    @property
+    def window_limit(self) -> int:
+        """The largest window: three quarters of the memory, shared by the streams that read."""
+        share = self.pool.budget * 3 // 4 // max(len(self._reading), 1)
+        return max(min(self._most, share), _LOWEST_WINDOW)
+
+
+class ReadStream:
+    """One open file, for reading."""
+
+    def __init__(self, readers: Readers, info: ObjectInfo, answer: Answer, reopen: Reopen) -> None:
+        self._readers = readers
+        self._pool = readers.pool
+        self._info = info
+        self._answer = answer
+        self._reopen = reopen
+        self._segments: list[Segment] = []  # by start, without overlap
+        self._parked: list[_Parked] = []
+        self._runs = Runs()
+        self._delivered_any = False
+        self._reopening: asyncio.Task[None] | None = None
+        self._closed = False
+        self._pool.add_reclaimer(self, self._reclaim)
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The version that is read."""
+        return self._info
+
+    def read(self, unique: int, offset: int, size: int) -> None:
+        """Answer READ: now, or when the bytes are here; less than `size` only at the end."""
+        end = min(offset + size, self._info.size)
+        if offset >= end:
+            self._answer.reply(unique)
+            return
+        here = self._has(offset, end)
+        run = self._runs.for_read(offset)
+        run.read(offset, end, waits=not here, limit=self._readers.window_limit)
+        if here:
+            self._deliver(unique, offset, end)
+        else:
+            self._parked.append(_Parked(unique, offset, end))
+            self._fetch_missing(offset, end)
+        self._read_ahead(run)
+
+    def interrupt(self, unique: int) -> bool:
+        """Give up the READ `unique` if it waits here; tell whether it did."""
+        for parked in self._parked:
+            if parked.unique == unique:
+                self._parked.remove(parked)
+                self._answer.fail(unique, FileSystemError(errno.EINTR, "interrupted"))
+                return True
+        return False
+
+    def close(self) -> None:
+        """Stop all transfers; memory goes back as they end."""
+        self._closed = True
+        self._pool.remove_reclaimer(self)
+        if self._reopening:
+            self._reopening.cancel()
+        self._fail_parked(FileSystemError(errno.EBADF, "the file was closed"))
+        self._drop_all()
+
+    # -- answering ------------------------------------------------------------------------------
+
+    def _covering(self, start: int, end: int) -> list[Segment]:
+        first = bisect.bisect_right(self._segments, start, key=lambda s: s.end)
+        last = bisect.bisect_left(self._segments, end, key=lambda s: s.start)
+        return self._segments[first:last]
+
+    def _has(self, start: int, end: int) -> bool:
+        at = start
+        for segment in self._covering(start, end):
+            if segment.start > at or not segment.has(at, end):
+                return False
+            at = segment.end
+        return at >= end
+
+    def _deliver(self, unique: int, start: int, end: int) -> None:
+        segments = self._covering(start, end)
+        self._answer.reply(unique, *(view for s in segments for view in s.views(start, end)))
+        self._delivered_any = True
+        for segment in segments:
+            segment.delivered += min(end, segment.end) - max(start, segment.start)
+        self._let_go()
+
+    def _arrived(self) -> None:
+        """Answer the parked READs whose bytes are here by now."""
+        for parked in self._parked[:]:
+            if self._has(parked.start, parked.end):
+                self._parked.remove(parked)
+                self._deliver(*parked)
+
+    def _fail_parked(self, error: ServeError, segment: Segment | None = None) -> None:
+        """Fail the READs that wait for `segment`, or all of them."""
+        for read in self._parked[:]:
+            if segment is None or (read.start < segment.end and read.end > segment.start):
+                self._parked.remove(read)
+                self._answer.fail(read.unique, error)
+
+    # -- fetching -------------------------------------------------------------------------------
+
+    def _fetch_missing(self, start: int, end: int) -> None:
+        """Ask for what of [start, end) is neither here nor under way: somebody waits for it."""
+        at = start
+        for segment in [*self._covering(start, end), None]:
+            gap_end = min(end, segment.start) if segment else end
+            if at < gap_end:
+                self._fetch(Segment(self._pool, at, gap_end), must=True)
+            if segment:
+                at = segment.end
+
+    def _read_ahead(self, run: Run) -> None:
+        for start, end in run.ahead(self._info.size):
+            # An eighth of the memory stays for those who wait.
+            if self._pool.available < self._pool.budget // 8 + end - start:
+                return
+            for gap_start, gap_end in self._gaps(start, end):
+                if not self._fetch(Segment(self._pool, gap_start, gap_end), must=False):
+                    return
+
+    def _gaps(self, start: int, end: int) -> list[tuple[int, int]]:
+        gaps, at = [], start
+        for segment in self._covering(start, end):
+            if at < segment.start:
+                gaps.append((at, segment.start))
+            at = max(at, segment.end)
+        return [*gaps, (at, end)] if at < end else gaps
+
+    def _fetch(self, segment: Segment, *, must: bool) -> bool:
+        allocated = segment.allocate_nowait()
+        if not (allocated or must):
+            return False
+        bisect.insort(self._segments, segment, key=lambda s: s.start)
+        self._readers.reading(self)
+        self._pool.touch_reclaimer(self)
+        segment.task = asyncio.create_task(self._transfer(segment, allocated=allocated))
+        segment.task.add_done_callback(lambda task: self._transferred(segment, task))
+        return True
+
+    async def _transfer(self, segment: Segment, *, allocated: bool) -> None:
+        """Fill one segment; whoever waits for it is answered as bytes arrive."""
+        if not allocated:
+            await segment.allocate()
+        info, sink = self._info, _AnsweringSink(segment, self._arrived)
+        await self._readers.store.get_range(info.key, info.etag, segment.start, segment.end, sink)
+
+    def _transferred(self, segment: Segment, task: asyncio.Task[None]) -> None:
+        """Settle a transfer that has ended: by itself, by an error, or because it was dropped.
+
+        A callback of the task, because one that is cancelled before its first step runs no code
+        of its own, and its memory must go back all the same.
+        """
+        error = None if task.cancelled() else task.exception()
+        if segment not in self._segments:
+            segment.free()
+        elif error is None and not task.cancelled():
+            self._let_go()
+        else:
+            self._remove(segment)
+        if isinstance(error, StoreError) and not self._closed:
+            self._failed(segment, error)
+        elif error is not None and not self._closed:
+            event(_log, logging.ERROR, "bug", {"in": "transfer", "reason": repr(error)})
+            self._fail_parked(StoreError(Fault.BAD_REPLY, f"transfer failed: {error!r}"), segment)
+
+    def _failed(self, segment: Segment, error: StoreError) -> None:
+        """A transfer failed for good. Before the first byte, a newer version may take its place."""
+        if error.fault in _GONE and not self._delivered_any:
+            if self._reopening is None:
+                self._reopening = asyncio.create_task(self._open_anew())
+            return
+        if error.fault is Fault.NOT_FOUND:
+            error = StoreError(
+                Fault.CHANGED,
+                f"deleted while it was open: {error}",
+                status=error.status,
+                code=error.code,
+                request_id=error.request_id,
+            )
+        self._fail_parked(error, segment)
+
+    async def _open_anew(self) -> None:
+        """Take the version of today; the one seen at open was replaced before it was read."""
+        try:
+            self._info = await self._reopen()
+        except ServeError as error:
+            self._fail_parked(error)
+            return
+        self._delivered_any = True  # once is enough: whoever rewrites all the time gets ESTALE
+        self._drop_all()
+        parked, self._parked = self._parked, []
+        for read in parked:
+            self.read(read.unique, read.start, read.end - read.start)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Give back segments that their reader had, or that no run will come to any more."""
+        for segment in self._segments[:]:
+            if not segment.busy and (
+                segment.delivered >= segment.size
+                or not self._runs.wanted(segment.start, segment.end)
+            ):
+                self._remove(segment)
+
+    def _reclaim(self) -> int:
+        """Give back what was read ahead and nobody waits for; called when memory is short."""
+        freed = 0
+        for segment in self._segments[:]:
+            waited_for = any(p.start < segment.end and p.end > segment.start for p in self._parked)
+            if not segment.busy and not waited_for:
+                freed += segment.size
+                self._remove(segment)
+        for run in self._runs:
+            run.window //= 2
+            run.high = min(run.high, max(run.position, self._held_up_to(run.position)))
+        return freed
+
+    def _held_up_to(self, offset: int) -> int:
+        for segment in self._segments:
+            if segment.start <= offset < segment.end:
+                offset = segment.end
+        return offset
+
+    def _remove(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        if not self._segments:
+            self._readers.resting(self)
+        if segment.busy and segment.task:
+            segment.task.cancel()  # the memory is freed when the connection is out of it
+        else:
+            segment.free()
+
+    def _drop_all(self) -> None:
+        for segment in self._segments[:]:
+            self._remove(segment)
+
+
+class _AnsweringSink:
+    """A segment's sink that has waiting READs answered after every piece."""
+
+    def __init__(self, segment: Segment, arrived: Callable[[], None]) -> None:
+        self._segment = segment
+        self._arrived = arrived
+        self.begin = segment.begin
+        self.buffer = segment.buffer
+
+    @property
+    def filled(self) -> int:
+        """Bytes that are here."""
+        return self._segment.filled
+
+    def advance(self, count: int) -> None:
+        """Count bytes that arrived, and answer."""
+        self._segment.filled += count
+        self._arrived()
