@@ -3,7 +3,8 @@
 # make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
 # make uninstall
 # make bench      beside s3fs and rclone, on the same server
-# make lint       ruff, mypy, import rules, the budget of privileged code
+# make lint       format, lint, types, import rules, the budget of privileged code
+# make docs       write what is generated: the options, the manual pages
 
 PREFIX ?= /usr
 SBINDIR ?= /sbin
@@ -14,7 +15,7 @@ export PYTHON
 VENV := build/venv/bin
 PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
-.PHONY: demo test test-long install uninstall bench lint docs clean
+.PHONY: demo test install uninstall bench lint docs clean
 
 install:
 	@tools/bootstrap

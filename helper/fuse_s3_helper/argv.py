@@ -67,7 +67,7 @@ def parse(argv: list[str]) -> MountRequest:
     of: dict[str, list[MountOption]] = {owner: [] for owner in _OWNERS}
     for option in options:
         of[_owner(option.name)].append(option)
-    own = dict(of["own"])
+    own = _own(of["own"])
     spec, directory = _operands(words, spec_needed="remount" not in own)
     return MountRequest(
         action="remount" if "remount" in own else "mount",
@@ -106,6 +106,13 @@ def _operands(words: list[str], *, spec_needed: bool) -> tuple[str, str]:
                 )
             return spec, directory
     raise UsageError(f"a bucket and a directory are needed; {USAGE}")
+
+
+def _own(options: list[MountOption]) -> dict[str, str | None]:
+    for name, value in options:
+        if (name == "worker_user") != bool(value):
+            raise UsageError(f"option '{name}' {'takes no' if value else 'needs a'} value")
+    return dict(options)
 
 
 def _flags(options: list[MountOption]) -> tuple[Flag, ...]:

@@ -23,7 +23,9 @@ class MountOption(NamedTuple):
     value: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.value is None else f"{self.name}={_escape(self.value)}"
+        # A backslash does not protect an equals sign, quotes do.
+        name = f'"{_escape(self.name)}"' if "=" in self.name else _escape(self.name)
+        return name if self.value is None else f"{name}={_escape(self.value)}"
 
 
 def split_options(text: str) -> list[MountOption]:

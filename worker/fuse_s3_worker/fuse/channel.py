@@ -1,14 +1,18 @@
 """The descriptor of /dev/fuse: one read is one request, one write is one reply."""
 
 import errno
+import logging
 import mmap
 import os
 from collections.abc import Sequence
 
 from fuse_s3_shared.limits import FUSE_REQUEST_MAX
 from fuse_s3_worker.fuse import replies
+from fuse_s3_worker.log import event
 
 __all__ = ["Channel", "AbortedError", "UnmountedError"]
+
+_log = logging.getLogger(__name__)
 
 _HEADROOM = mmap.PAGESIZE  # the kernel wants room for the headers beside a full WRITE
 
@@ -55,8 +59,13 @@ class Channel:
 
     def reply(self, unique: int, *body: Buffer) -> None:
         """Answer the request `unique` with `body`, in pieces that are not copied together."""
-        length = sum(map(len, body))
-        self._write([replies.header(unique, length), *body])
+        try:
+            self._write([replies.header(unique, sum(map(len, body))), *body])
+        except OSError as error:
+            # The kernel does not take this answer. Whoever waits gets another one: a mistake of
+            # ours costs one request, not the mount.
+            event(_log, logging.ERROR, "reply_refused", {"unique": unique, "reason": error})
+            self._write([replies.header(unique, 0, errno.EIO)])
 
     def fail(self, unique: int, error: int) -> None:
         """Answer the request `unique` with the errno `error` (positive)."""

@@ -6,6 +6,7 @@ the system when there has been none for a while. Small buffers are charged by th
 """
 
 import asyncio
+import contextlib
 import mmap
 from collections import deque
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Pool:
 
     async def take(self) -> Block:
         """Return a block, as soon as there is room."""
-        await self.charge(BLOCK)
+        await self._room(BLOCK)
         return self._free.pop() if self._free else Block()
 
     def give_back(self, block: Block) -> None:
@@ -92,11 +93,17 @@ class Pool:
         if self.available < size:
             return False
         self._used += size
+        self._bound_free()
         return True
 
     async def charge(self, size: int) -> None:
         """Count `size` bytes of the caller's own memory, as soon as there is room."""
-        if self.charge_nowait(size):
+        await self._room(size)
+        self._bound_free()
+
+    async def _room(self, size: int) -> None:
+        if self.available >= size:
+            self._used += size
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
@@ -105,10 +112,12 @@ class Pool:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.uncharge(size)  # room was made in the same moment
-            else:
+                raise
+            with contextlib.suppress(ValueError):  # it was passed over in the same moment
                 self._waiting.remove((size, turn))
+            self._wake()  # whoever waited behind it may need less
             raise
 
     def uncharge(self, size: int) -> None:
@@ -132,9 +141,9 @@ class Pool:
             self._reclaimers[owner] = self._reclaimers.pop(owner)
 
     def _reclaim(self) -> None:
-        needed = sum(size for size, _ in self._waiting)
         for reclaim in list(self._reclaimers.values()):
-            if self._budget - self._used >= needed:
+            # What is given back goes to those who wait at once: who still waits, still needs it.
+            if self._budget - self._used >= sum(size for size, _ in self._waiting):
                 return
             reclaim()
 
@@ -146,6 +155,10 @@ class Pool:
                 turn.set_result(None)
 
     # -- when idle ------------------------------------------------------------------------------
+
+    def _bound_free(self) -> None:
+        """Let free blocks go that would not fit into the budget any more."""
+        del self._free[max(self._budget - self._used, 0) // BLOCK :]
 
     def _trim_later(self) -> None:
         if self._trimmer is None:

@@ -1,0 +1,67 @@
+"""The yardstick: the same bytes over one bare socket, with nothing between it and the server."""
+
+import socket
+from collections.abc import Iterable
+
+from bench.content import CHUNK
+
+__all__ = ["BareSocketError", "delete", "download", "upload"]
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class BareSocketError(Exception):
+    """The server's reply was not the one that was counted on."""
+
+
+def download(port: int, path: str) -> int:
+    """GET `path` into nothing; return how many bytes came."""
+    buffer = memoryview(bytearray(CHUNK))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        _request(connection, f"GET {path}", 0)
+        head, rest = _reply(connection)
+        size = int(head["content-length"])
+        left = size - len(rest)
+        while left:
+            count = connection.recv_into(buffer, min(left, CHUNK))
+            if not count:
+                raise BareSocketError(f"{path} ends {left} bytes early")
+            left -= count
+    return size
+
+
+def upload(port: int, path: str, size: int, chunks: Iterable[memoryview]) -> None:
+    """PUT `chunks`, in one request."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        _request(connection, f"PUT {path}", size)
+        for chunk in chunks:
+            connection.sendall(chunk)
+        _reply(connection)
+
+
+def delete(port: int, path: str) -> None:
+    """DELETE `path`."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        _request(connection, f"DELETE {path}", 0)
+        _reply(connection)
+
+
+def _request(connection: socket.socket, what: str, size: int) -> None:
+    head = f"{what} HTTP/1.1\r\nHost: bench\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    connection.sendall(head.encode())
+
+
+def _reply(connection: socket.socket) -> tuple[dict[str, str], bytes]:
+    """Read the head of a reply that must be a success; return its headers and what came along."""
+    data = b""
+    while _HEAD_END not in data:
+        more = connection.recv(CHUNK)
+        if not more:
+            raise BareSocketError("the server closed the connection")
+        data += more
+    head, _, rest = data.partition(_HEAD_END)
+    line, *lines = head.decode("latin-1").split("\r\n")
+    if not line.startswith("HTTP/1.1 2"):
+        raise BareSocketError(f"the server says: {line}")
+    pairs = (text.partition(":") for text in lines)
+    return {name.lower(): value.strip() for name, _, value in pairs}, rest

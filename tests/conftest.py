@@ -1,0 +1,136 @@
+"""Options, stores, and the loud end: what could not run is listed, and counts where it must run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.install import installed
+from support.mounts import workers
+from support.rgw import RgwUnavailableError
+from support.s3 import Bucket, Store
+from support.servers import STORES, Servers
+
+_MUST_RUN = os.environ.get("FUSE_S3_TESTS_MUST_RUN") == "all"
+
+_not_run: dict[str, list[str]] = {}  # reason to test ids
+_deselected: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stores",
+        default=",".join(STORES),
+        help="the S3 servers to run store tests against, of: " + ", ".join(STORES),
+    )
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = set(_stores(config)) - set(STORES)
+    if unknown:
+        raise pytest.UsageError(f"--stores: unknown: {', '.join(sorted(unknown))}")
+
+
+def _stores(config: pytest.Config) -> list[str]:
+    return [name for name in str(config.getoption("--stores")).split(",") if name]
+
+
+# -- which tests -----------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        _deselected.extend(item.nodeid for item in long)
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    reason = _why_no_mounts()
+    for item in items:
+        if reason and item.get_closest_marker("mount"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_mounts() -> str:
+    if os.geteuid() != 0:
+        return "only root can mount"
+    if not Path("/dev/fuse").exists():
+        return "there is no /dev/fuse"
+    return ""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store" in metafunc.fixturenames:
+        metafunc.parametrize("store", _stores(metafunc.config), indirect=True)
+
+
+# -- fixtures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """All servers; each starts when it is asked for."""
+    with Servers() as running:
+        yield running
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, servers: Servers) -> Store:
+    """One S3 server after the other: a test that takes this runs on each of --stores."""
+    try:
+        return servers.store(request.param)
+    except RgwUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def bucket(store: Store) -> Iterator[Bucket]:
+    """A fresh bucket."""
+    with Bucket(store) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def _installed() -> Iterator[None]:
+    with installed():
+        yield
+
+
+@pytest.fixture
+def product(_installed: None) -> Iterator[None]:
+    """The product of this tree, installed; a test that mounts leaves no worker behind."""
+    before = workers()
+    yield
+    left = workers() - before
+    assert not left, f"workers that a test left behind: {sorted(left)}"
+
+
+# -- the loud end ----------------------------------------------------------------------------------
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _not_run.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if _not_run and _MUST_RUN and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _deselected:
+        terminalreporter.write_line(f"{len(_deselected)} long tests were left out: see --long")
+    if not _not_run:
+        return
+    terminalreporter.section("COULD NOT RUN", sep="!", red=True, bold=True)
+    for reason, tests in _not_run.items():
+        terminalreporter.write_line(f"{len(tests)} tests: {reason}", red=True)
+        for test in tests[:5]:
+            terminalreporter.write_line(f"    {test}")
+        if len(tests) > 5:
+            terminalreporter.write_line(f"    ... and {len(tests) - 5} more")
+    if _MUST_RUN:
+        terminalreporter.write_line("FUSE_S3_TESTS_MUST_RUN=all: this is a failure", red=True)

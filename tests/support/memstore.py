@@ -1,0 +1,372 @@
+"""A bucket in memory that behaves as S3 does: `ObjectStore` without a network.
+
+What S3 documents and programs come to rely on is kept: keys in the order of their UTF-8, entity
+tags that are MD5 sums, whole seconds, pages with opaque tokens, parts that have a least size, and
+nothing of an upload to be seen before it is complete. Refusals are built as the error documents
+of S3 and pass through the product's own `classify`, so that a fault here is the fault there.
+
+Tests are also the other client: `write`, `remove` and `read` act at once and are not counted.
+"""
+
+import asyncio
+import base64
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
+
+from fuse_s3_worker.http.connection import Reply, ReplyHead
+from fuse_s3_worker.store.failures import ReplyError, classify
+from fuse_s3_worker.store.ranges import RangeReceiver
+from fuse_s3_worker.store.types import (
+    Body,
+    ListPage,
+    MultipartUpload,
+    ObjectInfo,
+    ObjectStore,
+    PartResult,
+    RangeSink,
+)
+
+__all__ = ["MemoryStore", "StoredObject"]
+
+# "Amazon S3 multipart upload limits" and "Object key naming guidelines" in the S3 user guide.
+_PARTS_MAX = 10_000
+_PART_MIN = 5 * 1024 * 1024
+_COPY_SOURCE_MIN = 5 * 1024 * 1024  # a range can be copied only out of something larger
+_KEY_MAX = 1024
+_PAGE_MAX = 1000
+
+_ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_SECOND = 1_000_000_000
+
+# Status of the error codes below; see "Error responses" of the S3 API.
+_STATUS = {
+    "BadDigest": 400,
+    "EntityTooSmall": 400,
+    "IncompleteBody": 400,
+    "InvalidArgument": 400,
+    "InvalidObjectState": 403,
+    "InvalidPart": 400,
+    "InvalidPartOrder": 400,
+    "InvalidRange": 416,
+    "InvalidRequest": 400,
+    "KeyTooLongError": 400,
+    "MalformedXML": 400,
+    "NoSuchKey": 404,
+    "NoSuchUpload": 404,
+    "PreconditionFailed": 412,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object: its bytes, and what the store says of them."""
+
+    data: bytes
+    info: ObjectInfo
+    content_type: str = ""
+
+
+@dataclass(slots=True)
+class _Upload:
+    """A multipart upload that is neither complete nor aborted; parts by number."""
+
+    key: str
+    content_type: str
+    parts: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """One bucket.
+
+    Attributes:
+        requests: (operation, key or prefix) of every request, in order; the S3 API's names.
+        uploads: multipart uploads under way, by id: what is left here is left in the bucket.
+        piece: bytes of a GET that arrive at once.
+    """
+
+    def __init__(
+        self,
+        objects: Mapping[str, bytes] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        part_min: int = _PART_MIN,
+        piece: int = 64 * 1024,
+    ) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.uploads: dict[str, _Upload] = {}
+        self.piece = piece
+        self._clock = clock
+        self._part_min = part_min
+        self._objects: dict[str, StoredObject] = {}
+        self._upload_ids = (f"upload-{number}" for number in itertools.count(1))
+        for key, data in (objects or {}).items():
+            self.write(key, data)
+
+    # -- the other client -----------------------------------------------------------------------
+
+    def write(
+        self, key: str, data: bytes, *, content_type: str = "", storage_class: str = ""
+    ) -> ObjectInfo:
+        """Put an object, at once."""
+        return self._store(key, data, _etag(data), content_type, storage_class)
+
+    def remove(self, key: str) -> None:
+        """Delete an object, at once."""
+        self._objects.pop(key, None)
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of an object."""
+        return self._objects[key].data
+
+    def stored(self, key: str) -> StoredObject | None:
+        """Return an object, None when there is none."""
+        return self._objects.get(key)
+
+    def keys(self) -> list[str]:
+        """Return all keys, in the order of a listing."""
+        return sorted(self._objects, key=str.encode)
+
+    def count(self, operation: str) -> int:
+        """Tell how many requests of a kind there were."""
+        return sum(name == operation for name, _ in self.requests)
+
+    # -- ObjectStore: reading -------------------------------------------------------------------
+
+    async def head(self, key: str) -> ObjectInfo:
+        """API: HeadObject."""
+        await self._request("HeadObject", key)
+        found = self._objects.get(key)
+        if found is None:
+            raise _refusal("NoSuchKey", "HeadObject", key, document=False)
+        return found.info
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        token: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """API: ListObjectsV2."""
+        await self._request("ListObjectsV2", prefix)
+        after = _opened(token, prefix)
+        page = ListPage([], [], None)
+        most = min(max_keys, _PAGE_MAX)
+        last = ""
+        for item in self._items(prefix, delimiter, after):
+            if len(page.objects) + len(page.prefixes) == most:
+                # Nothing at all was asked for: such a page says that it is complete.
+                return page._replace(token=_sealed(last)) if most else page
+            if isinstance(item, str):
+                page.prefixes.append(item)
+                last = item
+            else:
+                page.objects.append(item)
+                last = item.key
+        return page
+
+    def _items(self, prefix: str, delimiter: str, after: str) -> Iterator[ObjectInfo | str]:
+        """Yield objects and common prefixes after the one named `after`, each once."""
+        passed = after
+        for key in self.keys():
+            if not key.startswith(prefix):
+                continue
+            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            name = prefix + head + delimiter if found else key
+            if name.encode() <= passed.encode():
+                continue
+            passed = name
+            yield name if found else self._objects[key].info
+
+    async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
+        """API: GetObject with If-Match and Range, in pieces."""
+        await self._request("GetObject", key)
+        found = self._readable(key, etag, "GetObject")
+        at, size = start + sink.filled, found.info.size
+        if at >= size:
+            raise _refusal("InvalidRange", "GetObject", key)
+        stop = min(end, size)
+        receiver = RangeReceiver(sink, at, end, etag)
+        headers = {
+            "content-length": str(stop - at),
+            "content-range": f"bytes {at}-{stop - 1}/{size}",
+            "etag": found.info.etag,
+        }
+        if not receiver.begin(ReplyHead(206, headers, keep_alive=True)):
+            return
+        while at < stop:
+            taken = self._fill(receiver.buffer(), found.data[at : min(at + self.piece, stop)])
+            receiver.advance(taken)
+            at += taken
+            await asyncio.sleep(0)
+
+    @staticmethod
+    def _fill(memory: memoryview, data: bytes) -> int:
+        taken = min(len(memory), len(data))
+        memory[:taken] = data[:taken]
+        return taken
+
+    def _readable(self, key: str, etag: str, operation: str) -> StoredObject:
+        found = self._objects.get(key)
+        if found is None:
+            raise _refusal("NoSuchKey", operation, key)
+        if etag and etag != found.info.etag:
+            raise _refusal("PreconditionFailed", operation, key)
+        if found.info.storage_class in _ARCHIVED:
+            raise _refusal("InvalidObjectState", operation, key)
+        return found
+
+    # -- ObjectStore: writing -------------------------------------------------------------------
+
+    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+        """API: PutObject."""
+        data = await self._take(body, "PutObject", key)
+        self._check_key(key, "PutObject")
+        return self._store(key, data, _etag(data), content_type)
+
+    async def delete(self, key: str) -> None:
+        """API: DeleteObject."""
+        await self._request("DeleteObject", key)
+        self._objects.pop(key, None)
+
+    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+        """API: CreateMultipartUpload."""
+        await self._request("CreateMultipartUpload", key)
+        self._check_key(key, "CreateMultipartUpload")
+        upload_id = next(self._upload_ids)
+        self.uploads[upload_id] = _Upload(key, content_type)
+        return MultipartUpload(key, upload_id)
+
+    async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
+        """API: UploadPart."""
+        data = await self._take(body, "UploadPart", upload.key)
+        return self._add_part(upload, number, data, "UploadPart")
+
+    async def copy_part(
+        self, upload: MultipartUpload, number: int, source: ObjectInfo, start: int, end: int
+    ) -> PartResult:
+        """API: UploadPartCopy."""
+        operation = "UploadPartCopy"
+        await self._request(operation, upload.key)
+        found = self._readable(source.key, source.etag, operation)
+        if not 0 <= start < end <= found.info.size:
+            raise _refusal("InvalidRange", operation, upload.key)
+        if found.info.size <= min(_COPY_SOURCE_MIN, self._part_min):
+            raise _refusal("InvalidRequest", operation, upload.key)
+        return self._add_part(upload, number, found.data[start:end], operation)
+
+    async def complete_multipart(
+        self, upload: MultipartUpload, parts: Sequence[PartResult]
+    ) -> ObjectInfo:
+        """API: CompleteMultipartUpload."""
+        operation = "CompleteMultipartUpload"
+        await self._request(operation, upload.key)
+        under_way = self._under_way(upload, operation)
+        if not parts:
+            raise _refusal("MalformedXML", operation, upload.key)
+        numbers = [part.number for part in parts]
+        if numbers != sorted(set(numbers)):
+            raise _refusal("InvalidPartOrder", operation, upload.key)
+        pieces = [self._part(under_way, part) for part in parts]
+        if any(len(data) < self._part_min for data in pieces[:-1]):
+            raise _refusal("EntityTooSmall", operation, upload.key)
+        sums = b"".join(hashlib.md5(data, usedforsecurity=False).digest() for data in pieces)
+        etag = f'"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(pieces)}"'
+        del self.uploads[upload.upload_id]
+        return self._store(upload.key, b"".join(pieces), etag, under_way.content_type)
+
+    async def abort_multipart(self, upload: MultipartUpload) -> None:
+        """API: AbortMultipartUpload."""
+        await self._request("AbortMultipartUpload", upload.key)
+        self.uploads.pop(upload.upload_id, None)
+
+    # -- details --------------------------------------------------------------------------------
+
+    async def _request(self, operation: str, key: str) -> None:
+        """Note a request. It is under way for at least one turn of the loop, as every one is."""
+        self.requests.append((operation, key))
+        await asyncio.sleep(0)
+
+    async def _take(self, body: Body, operation: str, key: str) -> bytes:
+        """Receive a body: signed before it is sent, so it must be the same when it arrives."""
+        self.requests.append((operation, key))
+        signed = b"".join(body.pieces)
+        await asyncio.sleep(0)
+        received = b"".join(body.pieces)
+        if len(signed) != body.size:
+            raise _refusal("IncompleteBody", operation, key)
+        if received != signed:
+            raise _refusal("BadDigest", operation, key)
+        return received
+
+    def _store(
+        self, key: str, data: bytes, etag: str, content_type: str, storage_class: str = ""
+    ) -> ObjectInfo:
+        info = ObjectInfo(key, len(data), int(self._clock()) * _SECOND, etag, storage_class)
+        self._objects[key] = StoredObject(data, info, content_type)
+        return info
+
+    def _check_key(self, key: str, operation: str) -> None:
+        if not 0 < len(key.encode()) <= _KEY_MAX:
+            raise _refusal("KeyTooLongError" if key else "InvalidRequest", operation, key)
+
+    def _under_way(self, upload: MultipartUpload, operation: str) -> _Upload:
+        found = self.uploads.get(upload.upload_id)
+        if found is None or found.key != upload.key:
+            raise _refusal("NoSuchUpload", operation, upload.key)
+        return found
+
+    def _add_part(
+        self, upload: MultipartUpload, number: int, data: bytes, operation: str
+    ) -> PartResult:
+        under_way = self._under_way(upload, operation)
+        if not 1 <= number <= _PARTS_MAX:
+            raise _refusal("InvalidArgument", operation, upload.key)
+        etag = _etag(data)
+        under_way.parts[number] = data, etag
+        return PartResult(number, len(data), etag, "")
+
+    def _part(self, under_way: _Upload, part: PartResult) -> bytes:
+        data, etag = under_way.parts.get(part.number, (b"", ""))
+        if not etag or etag != part.etag:
+            raise _refusal("InvalidPart", "CompleteMultipartUpload", under_way.key)
+        return data
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+
+
+def _sealed(name: str) -> str:
+    """Return a token that nobody is tempted to take apart."""
+    return base64.urlsafe_b64encode(b"1/" + name.encode()).decode()
+
+
+def _opened(token: str | None, prefix: str) -> str:
+    if token is None:
+        return ""
+    try:
+        mark, _, name = base64.urlsafe_b64decode(token.encode()).decode().partition("/")
+    except ValueError:
+        mark = name = ""
+    if mark != "1":
+        raise _refusal("InvalidArgument", "ListObjectsV2", prefix)
+    return name
+
+
+def _refusal(code: str, operation: str, key: str, *, document: bool = True) -> ReplyError:
+    """Return the error that the product makes of this reply; one to HEAD has no document."""
+    text = f"<Error><Code>{code}</Code><Message>{code} of the store</Message>"
+    text += f"<Key>{escape(key)}</Key></Error>"
+    head = ReplyHead(_STATUS[code], {"x-amz-request-id": "0123456789ABCDEF"}, keep_alive=True)
+    return classify(Reply(head, text.encode() if document else b""), f"{operation} {key!r}")
+
+
+def _conforms(store: MemoryStore) -> ObjectStore:
+    """Have the type checker hold this class against the protocol."""
+    return store
