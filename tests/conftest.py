@@ -8,6 +8,7 @@ import pytest
 
 from support.install import installed
 from support.mounts import workers
+from support.process import wait_until
 from support.rgw import RgwUnavailableError
 from support.s3 import Bucket, Store
 from support.servers import STORES, Servers
@@ -102,8 +103,7 @@ def product(_installed: None) -> Iterator[None]:
     """The product of this tree, installed; a test that mounts leaves no worker behind."""
     before = workers()
     yield
-    left = workers() - before
-    assert not left, f"workers that a test left behind: {sorted(left)}"
+    wait_until(lambda: workers() <= before, "the end of the workers that this test started", 15.0)
 
 
 # -- the loud end ----------------------------------------------------------------------------------

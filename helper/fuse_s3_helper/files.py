@@ -96,10 +96,9 @@ def _open(option: FileOption, path: str) -> int:
         raise UsageError(f"{option.names[0]}={path}: {error.strerror}") from None
     try:
         _check(option, path, os.fstat(fd))
-        return fd if option.append else _sealed_copy(option, fd)
+        return os.dup(fd) if option.append else _sealed_copy(option, fd)
     finally:
-        if not option.append:
-            os.close(fd)
+        os.close(fd)
 
 
 def _check(option: FileOption, path: str, status: os.stat_result) -> None:

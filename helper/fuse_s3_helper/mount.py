@@ -2,7 +2,8 @@
 
 fsopen(2) and its kin make the mount detached: it can be tried out, and only then attached to the
 pinned directory, without looking up a path. Where the kernel or a container's seccomp filter
-does not have them, mount(2) attaches at once, and a mount that then fails is taken away again.
+does not have them, or SPEC is too long for them, mount(2) attaches at once, and a mount that then
+fails is taken away again.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from fuse_s3_shared.limits import READ_AHEAD_KIB
 _TYPE, _SUBTYPE, _NAME = "fuse", "s3", "fuse.s3"
 _S_IFDIR = 0o040000
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_STRING_MAX = 255  # bytes of a value that fsconfig(2) takes; the source of mount(2) may be longer
 
 
 class Mount:
@@ -79,6 +81,8 @@ def create_mount(
     parameters = [f"fd={device}", f"rootmode={_S_IFDIR:o}", "default_permissions"]
     parameters += [f"user_id={owner[0]}", f"group_id={owner[1]}"]
     parameters += [] if request.private else ["allow_other"]
+    if len(os.fsencode(request.spec)) > _STRING_MAX:
+        return _mount_attached(request, parameters, point)
     try:
         fs = syscalls.fsopen(_TYPE.encode())
     except OSError as error:

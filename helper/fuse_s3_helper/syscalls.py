@@ -16,6 +16,7 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _CLONE_NEWNS = 0x20000
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 
 def _checked(result: int) -> int:
@@ -33,6 +34,12 @@ def _syscall(*words: int | bytes | None) -> int:
 def set_process(option: int, argument: int) -> None:
     """Change this process by one option of prctl(2) and its argument."""
     _checked(_libc.prctl(option, *map(ctypes.c_ulong, (argument, 0, 0, 0))))
+
+
+def empty_capabilities() -> None:
+    """Empty the capability sets of this process; see capset(2)."""
+    this_process = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(this_process, (ctypes.c_uint32 * 6)()))
 
 
 def fsopen(fstype: bytes) -> int:

@@ -26,7 +26,7 @@ _HANDOFF_FD = 3
 _LAST_CAP = 63  # capability sets have 64 bits; EINVAL comes earlier, after the kernel's last one
 _OUT_OF_THE_WAY = 64
 _SERVICE_USERS = ("fuse-s3", "nobody")
-# Python ignores these, and an ignored signal stays ignored across exec.
+# Python ignores these, and an ignored signal stays ignored across exec, a blocked one blocked.
 _RESET_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Credentials come from these, and the way to the endpoint; nothing that steers an interpreter,
@@ -85,6 +85,8 @@ class Worker:
             send_packet(self._sock, handoff.encode(message), fd)
         except handoff.HandoffError as error:
             raise UsageError(f"too long for a mount: {error}") from None
+        except TimeoutError:
+            raise _no_answer() from None
         except OSError:
             raise MountError(self._last_words()) from None
 
@@ -103,7 +105,7 @@ class Worker:
                 raise MountError(self._last_words())
             message = handoff.decode(packet, handoff.WORKER_SENDS, has_fd=fd is not None)
         except TimeoutError:
-            raise MountError(f"no answer from the worker within {START_DEADLINE:.0f} s") from None
+            raise _no_answer() from None
         except (PacketError, handoff.HandoffError) as error:
             raise WorkerError(f"the worker broke the handoff protocol: {error}") from None
         except OSError:
@@ -147,6 +149,10 @@ class Worker:
         return f"the worker ended before it could serve: {last or 'look into its log'}"
 
 
+def _no_answer() -> MountError:
+    return MountError(f"no answer from the worker within {START_DEADLINE:.0f} s")
+
+
 def start_worker(account: pwd.struct_passwd, command: str, *, foreground: bool) -> Worker:
     """Start `command` as `account`, without privileges, a socket to it as its descriptor 3."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -175,6 +181,7 @@ def fork_worker(account: pwd.struct_passwd, command: list[str], fds: dict[int, i
         os.umask(0o077)
         for number in _RESET_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _keep_only(fds)
         _drop_everything(account)
         os.execve(command[0], command, environment)
@@ -190,13 +197,15 @@ def _keep_only(fds: dict[int, int]) -> None:
     copies = {to: fcntl.fcntl(fd, fcntl.F_DUPFD, _OUT_OF_THE_WAY) for to, fd in wanted.items()}
     for to, fd in copies.items():
         os.dup2(fd, to)
-    os.closerange(max(wanted) + 1, os.sysconf("SC_OPEN_MAX"))
+    # Not up to the limit on descriptors: it may have been lowered below one that is open.
+    os.closerange(max(wanted) + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
 
 
 def _drop_everything(account: pwd.struct_passwd) -> None:
     # Safe because of the order: the bounding set while CAP_SETPCAP is still there, the groups
     # while CAP_SETGID is, the user last. Leaving uid 0 in all three ids empties the permitted,
-    # effective and ambient sets (capabilities(7)); no_new_privs makes exec unable to refill them.
+    # effective and ambient sets (capabilities(7)), the inheritable one is emptied by name;
+    # no_new_privs makes exec unable to refill them.
     for capability in range(_LAST_CAP + 1):
         try:
             syscalls.set_process(syscalls.PR_CAPBSET_DROP, capability)
@@ -207,6 +216,7 @@ def _drop_everything(account: pwd.struct_passwd) -> None:
     os.setgroups([])
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    syscalls.empty_capabilities()
     syscalls.set_process(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if 0 in os.getresuid() + os.getresgid():
         raise PermissionError("still root after giving it up")

@@ -132,11 +132,13 @@ class Mount:
         store: Store | None = None,
         environment: Mapping[str, str] | None = None,
         allowed: Iterable[str] = (),
+        command: str = "mount -t s3 SPEC DIR -o OPTIONS",
     ) -> None:
         """Describe a mount.
 
         Args:
             bucket: what to mount.
+            command: how, with the capital words to be filled in.
             options: of -o.
             source: SPEC, when it is not the bucket's name alone.
             store: the server by another name, such as a proxy's.
@@ -147,8 +149,10 @@ class Mount:
         self.source = source or bucket.name
         self.allowed = list(allowed)
         self.pid = 0
+        self._command = command.split()
         self._environment = clean_environment() | dict(environment or self.store.environment)
         self._home = Path(tempfile.mkdtemp(prefix="fuse-s3-test-"))
+        self._home.chmod(0o755)  # ordinary users shall get as far as the mount
         self.path = self._home / "mnt"
         self.path.mkdir()
         self.log = WorkerLog(self._home / "log")
@@ -159,8 +163,17 @@ class Mount:
         self._pidfd = -1
         self._device = ""
 
+    @property
+    def options(self) -> str:
+        """The option string."""
+        return ",".join(self._options)
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def names(self, directory: str = "") -> list[str]:
+        """Return the sorted names in a directory below the mount."""
+        return sorted(entry.name for entry in (self.path / directory).iterdir())
 
     # -- mounting -------------------------------------------------------------------------------
 
@@ -186,8 +199,8 @@ class Mount:
         Raises:
             MountFailedError: it cannot be mounted.
         """
-        options = ",".join(self._options)
-        command = ("mount", "-t", "s3", self.source, self.path, "-o", options)
+        words = {"SPEC": self.source, "DIR": str(self.path), "OPTIONS": self.options}
+        command = [words.get(word, word) for word in self._command]
         done = run(*command, environment=self._environment)
         if done.returncode:
             raise MountFailedError(done.returncode, done.stdout + done.stderr)

@@ -122,6 +122,11 @@ class Peer:
         self._server = server
         self._unread = b""
 
+    @property
+    def address(self) -> str:
+        """The address that the client chose."""
+        return str(self._sock.getsockname()[0])
+
     def request_head(self) -> Request | None:
         """Read a request's head; None when the client has closed."""
         while b"\r\n\r\n" not in self._unread:

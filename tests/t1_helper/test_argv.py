@@ -138,6 +138,22 @@ def test_options_are_sorted_by_owner() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("private=no", "'private' takes no value"),
+        ("foreground=0", "'foreground' takes no value"),
+        ("remount=ro", "'remount' takes no value"),
+        ("worker_user", "'worker_user' needs a value"),
+        ("worker_user=", "'worker_user' needs a value"),
+    ],
+)
+def test_own_words_with_a_wrong_value(text: str, complaint: str) -> None:
+    """Who says private=no must not get a private mount, nor another worker than was meant."""
+    with pytest.raises(UsageError, match=complaint):
+        options(text)
+
+
 NOBODYS = (
     "defaults auto noauto _netdev nofail user user=web nouser users nousers owner group comment=x "
     "helper=s3 uhelper=s3 iversion x-systemd.requires=a.service X-mount.mkdir x-gvfs-show "

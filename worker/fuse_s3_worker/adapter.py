@@ -130,7 +130,9 @@ class Adapter:
 
     def invalidate(self, node_id: int) -> None:
         """Tell the kernel that attributes and pages of a node are out of date (fs.core.Kernel)."""
-        self._channel.notify(replies.notify_inval_inode(node_id))
+        # Attributes only (-1): dropping pages waits for READs under way, which wait for us. The
+        # pages go when the next look shows another time or size (AUTO_INVAL_DATA).
+        self._channel.notify(replies.notify_inval_inode(node_id, offset=-1))
 
     # -- the connection -------------------------------------------------------------------------
 

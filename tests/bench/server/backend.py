@@ -115,9 +115,7 @@ class Bucket:
 
     def _list(self, query: dict[str, str], after: str, write: documents.Listing) -> Response:
         limit = min(int(query.get("max-keys", _LIST_MAX)), _LIST_MAX)
-        page = self._objects.page(
-            query.get("prefix", ""), query.get("delimiter", ""), after, limit
-        )
+        page = self._objects.page(query.get("prefix", ""), query.get("delimiter", ""), after, limit)
         return _document(write(self._name, query, page))
 
     async def _delete_many(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ from bench.server.backend import BODY_FILE
 from bench.server.requests import LOG_FORMAT, RequestLog
 from support.process import Child, ChildEndedError, free_port, wait_for_port, wait_until
 
-__all__ = ["SHAPES", "Server", "Shape"]
+__all__ = ["SHAPES", "Server", "Shape", "version"]
 
 _TESTS = Path(__file__).resolve().parent.parent.parent
 _ATTEMPTS = 3  # another program may have taken the port
@@ -77,7 +77,7 @@ http {
     proxy_set_header Expect "";
     proxy_read_timeout 300s;
 
-    # Parameters that change nothing about a GET may be there; anything else asks for something else.
+    # Parameters that change nothing about a GET may be there; any other asks for something else.
     map "$request_method $uri?$args" $way {
         default                                            backend;
         "~^(GET|HEAD) /[^/]+/.*[^/]\?(x-id=\w+|versionId=null)?$" static;

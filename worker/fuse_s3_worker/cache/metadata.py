@@ -51,10 +51,10 @@ ABSENT: Entry | None = None
 class _Directory:
     __slots__ = ("changes", "complete_until", "names")
 
-    def __init__(self) -> None:
+    def __init__(self, changes: int) -> None:
         self.names: dict[str, tuple[Entry | None, float]] = {}
         self.complete_until = -math.inf
-        self.changes = 0
+        self.changes = changes
 
 
 class Metadata:
@@ -65,6 +65,7 @@ class Metadata:
         self._clock = clock
         self._directories: OrderedDict[str, _Directory] = OrderedDict()
         self._count = 0
+        self._changes_forgotten = 0  # the most of any directory: its number must not grow anew
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ class Metadata:
     def changes(self, key: str) -> int:
         """Return a number that grows with each change of ours in a directory."""
         directory = self._directories.get(key)
-        return directory.changes if directory else 0
+        return directory.changes if directory else self._changes_forgotten
 
     # -- what the store says --------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Metadata:
     def _directory(self, key: str) -> _Directory:
         directory = self._directories.get(key)
         if directory is None:
-            directory = self._directories[key] = _Directory()
+            directory = self._directories[key] = _Directory(self._changes_forgotten)
         else:
             self._directories.move_to_end(key)
         return directory
@@ -162,8 +163,12 @@ class Metadata:
     def _shrink(self) -> None:
         """Forget directories, the longest unused first, but never the one in use."""
         while self._count > _NAMES_MAX and len(self._directories) > 1:
-            _, directory = self._directories.popitem(last=False)
-            self._count -= len(directory.names)
+            self._drop(next(iter(self._directories)))
+
+    def _drop(self, key: str) -> None:
+        directory = self._directories.pop(key)
+        self._count -= len(directory.names)
+        self._changes_forgotten = max(self._changes_forgotten, directory.changes)
 
     def expire(self) -> Iterator[str]:
         """Forget what is out of date; yield the keys of directories that went."""
@@ -174,5 +179,5 @@ class Metadata:
                 del directory.names[name]
             self._count -= len(stale)
             if not directory.names and directory.complete_until <= now:
-                del self._directories[key]
+                self._drop(key)
                 yield key

@@ -56,7 +56,11 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     url = proxies.get(endpoint.scheme) or proxies.get("all")
     if not url or proxy_bypass(endpoint.authority, proxies):
         return None
-    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+        port = parts.port or 80
+    except ValueError:  # it may have a password, and so may the error's text
+        raise ConnectError("proxy: the environment has no valid URL for it") from None
     if parts.scheme != "http" or not parts.hostname:
         raise ConnectError(
             f"proxy {parts.scheme}://{parts.hostname}: only http:// proxies are known"
@@ -65,7 +69,7 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, port, authorization)
 
 
 class Connector:
@@ -98,7 +102,7 @@ class Connector:
             except ssl.SSLCertVerificationError as error:
                 reasons[address] = f"certificate not trusted: {error.verify_message}"
             except (OSError, ConnectError) as error:
-                reasons[address] = str(error)
+                reasons[address] = str(error) or type(error).__name__
         self._resolved_until = 0.0
         why = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
         raise ConnectError(f"cannot connect to {self._name()}: {why}")
@@ -129,6 +133,8 @@ class Connector:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ConnectError(f"cannot resolve {host}: {error.strerror or error}") from None
+        except UnicodeError as error:  # a label of no or more than 63 characters
+            raise ConnectError(f"cannot resolve {host}: {error}") from None
         return list(dict.fromkeys(str(info[4][0]) for info in found))
 
     async def _connect_to(self, address: str) -> Connection:
@@ -179,7 +185,9 @@ class _Tunnel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reply += data
-        if b"\r\n\r\n" in self._reply or len(self._reply) > _TUNNEL_REPLY_MAX:
+        if len(self._reply) > _TUNNEL_REPLY_MAX:
+            self._settle(ConnectError("the proxy's reply has no end"))
+        elif b"\r\n\r\n" in self._reply:
             status = self._reply.split(b"\r\n", 1)[0].decode("latin-1", "replace")
             if status.split(" ")[1:2] == ["200"]:
                 self._settle(None)

@@ -19,6 +19,7 @@ __all__ = ["Connection", "Reply", "ReplyHead", "Sink"]
 # write and says that it wrote within one callback, so what one left is gone before the next.
 _SCRATCH = memoryview(bytearray(64 * 1024))
 _HEAD_MAX = 32 * 1024  # S3 bounds user metadata to 2 KiB; Ceph to 64 KiB in theory
+_INFORMATIONAL_MAX = 16  # 1xx before one reply; more of them are no server's way to answer
 _COLLECTED_MAX = 16 * 1024 * 1024  # 1,000 keys of 1,024 characters, each percent-encoded, fit
 _PIECE = 256 * 1024  # of a request's body handed to the loop at a time
 _WRITE_HIGH = 512 * 1024  # unsent bytes that the loop may hold; matters for TLS, which copies
@@ -112,8 +113,8 @@ class Connection(asyncio.BufferedProtocol):
         self.exchanges += 1
         try:
             self._transport.write(head)
-            for piece in body:
-                await self._send(memoryview(piece).cast("B"))
+            self._unsent = True
+            self._unsent = not await self._send(body)
             return await self._reply
         finally:
             if not self._reply.done() or self._reply.cancelled() or self._unsent:
@@ -122,14 +123,16 @@ class Connection(asyncio.BufferedProtocol):
             self._reply = None
             self._sink = None
 
-    async def _send(self, piece: memoryview) -> None:
-        self._unsent = True
-        for at in range(0, len(piece), _PIECE):
-            if self._reply is None or self._reply.done() or self._transport is None:
-                return
-            self._transport.write(piece[at : at + _PIECE])
-            await self._writable.wait()
-        self._unsent = False
+    async def _send(self, body: Iterable[Buffer]) -> bool:
+        """Hand over the pieces; False when a reply, or the end, came before the last one."""
+        for piece in body:
+            view = memoryview(piece).cast("B")
+            for at in range(0, len(view), _PIECE):
+                if self._reply is None or self._reply.done() or self._transport is None:
+                    return False
+                self._transport.write(view[at : at + _PIECE])
+                await self._writable.wait()
+        return True
 
     @property
     def unsent(self) -> int:
@@ -212,6 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent = False
         self._until_close = False
         self._direct = 0  # bytes of body still to go straight to the sink
+        self._informational = 0
         self._head_bytes = bytearray()
         self._head = None
         self._collector = None
@@ -237,11 +241,16 @@ class Connection(asyncio.BufferedProtocol):
         collector.feed(head)
         self._head = collector.head()
         if self._head.status < 200:  # noqa: PLR2004  informational: the reply proper follows
+            self._informational += 1
+            if self._informational > _INFORMATIONAL_MAX:
+                raise ProtocolError(f"more than {_INFORMATIONAL_MAX} informational replies")
             self._feed(memoryview(rest))
         elif not self._has_body or self._head.status in _NO_BODY:
             self._finish(rest)
         elif self._sink is not None and self._sink.begin(self._head):
-            self._direct = self._head.content_length or 0
+            if self._head.content_length is None:
+                raise ProtocolError("a body of unknown length, where the length is known")
+            self._direct = self._head.content_length
             self._take_direct(rest)
         else:
             self._sink = None
@@ -272,6 +281,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._collector is not None  # noqa: S101
         self._collector.feed(data)
         if self._collector.complete:
+            self.reusable = self.reusable and not self._collector.more
             self._finish()
 
     def _finish(self, rest: bytes = b"") -> None:
@@ -292,11 +302,12 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class _Collector:
-    """Callbacks of httptools for one reply."""
+    """Callbacks of httptools for one reply; `more` came after it, and is left out of it."""
 
     def __init__(self) -> None:
         self.body = bytearray()
         self.complete = False
+        self.more = False
         self._headers: dict[str, str] = {}
         self._parser = httptools.HttpResponseParser(self)
 
@@ -304,7 +315,14 @@ class _Collector:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise ProtocolError(f"not an HTTP reply: {error}") from None
+            if not self.complete:
+                raise ProtocolError(f"not an HTTP reply: {error}") from None
+            self.more = True
+        except httptools.HttpParserUpgrade:
+            if not self.more:
+                raise ProtocolError("a change of protocol that nobody asked for") from None
+        if len(self.body) > _COLLECTED_MAX:
+            raise ProtocolError(f"a document of more than {_COLLECTED_MAX} bytes")
 
     def head(self) -> ReplyHead:
         # Not should_keep_alive(): it forgets `Connection: close` of a reply without a body.
@@ -317,13 +335,16 @@ class _Collector:
         """Tell whether only the end of the connection ends the body."""
         return not self._headers.keys() & {"content-length", "transfer-encoding"}
 
+    def on_message_begin(self) -> None:
+        self.more = self.complete
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+        if not self.more:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
     def on_body(self, body: bytes) -> None:
-        self.body += body
-        if len(self.body) > _COLLECTED_MAX:
-            raise ProtocolError(f"a document of more than {_COLLECTED_MAX} bytes")
+        if not self.more:
+            self.body += body
 
     def on_message_complete(self) -> None:
         self.complete = True

@@ -80,7 +80,8 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """Return the counts of this moment."""
-        waiting = sum(map(len, self._waiting.values()))
+        # One who was cancelled stays in the queue until its turn comes.
+        waiting = sum(not turn.done() for queue in self._waiting.values() for turn in queue)
         return PoolStatistics(
             len(self._busy), len(self._idle), waiting, self._connections_made, self._exchanges
         )

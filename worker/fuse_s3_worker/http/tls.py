@@ -21,6 +21,7 @@ def client_context(ca_bundle: str | None = None, *, verify: bool = True) -> ssl.
         NoCertificatesError: `ca_bundle` has no certificate, or the system has none.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian's Python leaves it to a file
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname = False
@@ -33,8 +34,10 @@ def client_context(ca_bundle: str | None = None, *, verify: bool = True) -> ssl.
 
 
 def _load(context: ssl.SSLContext, ca_bundle: str) -> None:
+    # Bundles have comments in many languages, and `cadata` takes ASCII only.
+    pem = ca_bundle.encode("ascii", "replace").decode("ascii")
     try:
-        context.load_verify_locations(cadata=ca_bundle)
+        context.load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError) as error:
         raise NoCertificatesError(f"ca_bundle= has no usable PEM certificate: {error}") from None
 

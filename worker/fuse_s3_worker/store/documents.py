@@ -122,11 +122,12 @@ def complete_multipart_document(parts: Sequence[PartResult], checksum_element: s
 
 def _parse(body: bytes, name: str) -> ElementTree.Element:
     """Parse a document whose root must be `name`."""
-    if b"<!DOCTYPE" in body[:1024] or b"<!ENTITY" in body:
+    # A NUL is UTF-16, in which a document type would not be found.
+    if b"<!DOCTYPE" in body or b"\0" in body:
         raise _bad_document(body, name)
     try:
         root = ElementTree.fromstring(body)  # noqa: S314  no entities: see the top
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):  # these two: a strange encoding
         raise _bad_document(body, name) from None
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]

@@ -140,6 +140,11 @@ class Pool:
         if owner in self._reclaimers:
             self._reclaimers[owner] = self._reclaimers.pop(owner)
 
+    def relieve(self) -> None:
+        """Ask again if anybody waits: what was in use when it was asked for may not be now."""
+        if self._waiting:
+            self._reclaim()
+
     def _reclaim(self) -> None:
         for reclaim in list(self._reclaimers.values()):
             # What is given back goes to those who wait at once: who still waits, still needs it.

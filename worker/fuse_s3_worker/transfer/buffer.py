@@ -38,7 +38,7 @@ class PartBuffer:
             if step:
                 if not self._pool.charge_nowait(step - len(self._small)):
                     return False
-                self._small.extend(bytes(step - len(self._small)))
+                self._grow(step)
                 continue
             block = self._pool.take_nowait()
             if block is None:
@@ -52,7 +52,7 @@ class PartBuffer:
             step = self._next_step(size)
             if step:
                 await self._pool.charge(step - len(self._small))
-                self._small.extend(bytes(step - len(self._small)))
+                self._grow(step)
             else:
                 self._add(await self._pool.take())
 
@@ -61,6 +61,12 @@ class PartBuffer:
         if self._blocks or size > _STEPS[-1]:
             return 0
         return next(step for step in _STEPS if step >= size)
+
+    def _grow(self, step: int) -> None:
+        # Not extended in place, which fails while anybody still looks at a view of it.
+        grown = bytearray(step)
+        grown[: len(self._small)] = self._small
+        self._small = grown
 
     def _add(self, block: Block) -> None:
         self._blocks.append(block)
@@ -95,9 +101,7 @@ class PartBuffer:
 
     def _views(self, start: int, end: int) -> Iterator[memoryview]:
         if self._small:
-            # Released at once: memory that somebody looks at cannot grow.
-            with memoryview(self._small) as whole:
-                yield whole[start:end]
+            yield memoryview(self._small)[start:end]
             return
         while start < end:
             index, at = divmod(start, BLOCK)

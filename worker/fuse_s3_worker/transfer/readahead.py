@@ -33,6 +33,7 @@ class Run:
         self.position = start
         self.high = start
         self.window = 0
+        self._begun = False
 
     def follows(self, start: int) -> bool:
         """Tell whether a READ at `start` is this run going on."""
@@ -44,8 +45,9 @@ class Run:
 
     def read(self, start: int, end: int, *, waits: bool, limit: int) -> None:
         """Note a READ of [start, end); `waits` tells whether its bytes were not there yet."""
-        if self.high == self.position == start and not self.window:
+        if not self._begun:
             # The first READ of a run: at the start of a file it is taken for a sequential one.
+            self._begun = True
             self.window = _FIRST_WINDOW if start == 0 else 0
         elif end > self.position and (waits or not self.window):
             grown = max(self.window * 2, end - start, _FIRST_WINDOW)

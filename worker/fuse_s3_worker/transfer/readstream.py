@@ -203,18 +203,19 @@ class ReadStream:
         bisect.insort(self._segments, segment, key=lambda s: s.start)
         self._readers.reading(self)
         self._pool.touch_reclaimer(self)
-        segment.task = asyncio.create_task(self._transfer(segment, allocated=allocated))
-        segment.task.add_done_callback(lambda task: self._transferred(segment, task))
+        info = self._info
+        segment.task = asyncio.create_task(self._transfer(segment, info, allocated=allocated))
+        segment.task.add_done_callback(lambda task: self._transferred(segment, info, task))
         return True
 
-    async def _transfer(self, segment: Segment, *, allocated: bool) -> None:
+    async def _transfer(self, segment: Segment, info: ObjectInfo, *, allocated: bool) -> None:
         """Fill one segment; whoever waits for it is answered as bytes arrive."""
         if not allocated:
             await segment.allocate()
-        info, sink = self._info, _AnsweringSink(segment, self._arrived)
+        sink = _AnsweringSink(segment, self._arrived)
         await self._readers.store.get_range(info.key, info.etag, segment.start, segment.end, sink)
 
-    def _transferred(self, segment: Segment, task: asyncio.Task[None]) -> None:
+    def _transferred(self, segment: Segment, info: ObjectInfo, task: asyncio.Task[None]) -> None:
         """Settle a transfer that has ended: by itself, by an error, or because it was dropped.
 
         A callback of the task, because one that is cancelled before its first step runs no code
@@ -225,11 +226,14 @@ class ReadStream:
             segment.free()
         elif error is None and not task.cancelled():
             self._let_go()
+            self._pool.relieve()
         else:
             self._remove(segment)
-        if isinstance(error, StoreError) and not self._closed:
+        if self._closed or info is not self._info:
+            return  # nobody waits for bytes of the version before any more
+        if isinstance(error, StoreError):
             self._failed(segment, error)
-        elif error is not None and not self._closed:
+        elif error is not None:
             event(_log, logging.ERROR, "bug", {"in": "transfer", "reason": repr(error)})
             self._fail_parked(StoreError(Fault.BAD_REPLY, f"transfer failed: {error!r}"), segment)
 
@@ -254,6 +258,7 @@ class ReadStream:
         try:
             self._info = await self._reopen()
         except ServeError as error:
+            self._delivered_any = True  # the kernel asks again after a failure: fail that too
             self._fail_parked(error)
             return
         self._delivered_any = True  # once is enough: whoever rewrites all the time gets ESTALE
@@ -267,18 +272,20 @@ class ReadStream:
     def _let_go(self) -> None:
         """Give back segments that their reader had, or that no run will come to any more."""
         for segment in self._segments[:]:
-            if not segment.busy and (
-                segment.delivered >= segment.size
-                or not self._runs.wanted(segment.start, segment.end)
-            ):
+            done = segment.delivered >= segment.size
+            done = done or not self._runs.wanted(segment.start, segment.end)
+            if done and not segment.busy and not self._waited_for(segment):
                 self._remove(segment)
+
+    def _waited_for(self, segment: Segment) -> bool:
+        """Tell whether a parked READ needs a segment, maybe beside another that is not here."""
+        return any(read.start < segment.end and read.end > segment.start for read in self._parked)
 
     def _reclaim(self) -> int:
         """Give back what was read ahead and nobody waits for; called when memory is short."""
         freed = 0
         for segment in self._segments[:]:
-            waited_for = any(p.start < segment.end and p.end > segment.start for p in self._parked)
-            if not segment.busy and not waited_for:
+            if not segment.busy and not self._waited_for(segment):
                 freed += segment.size
                 self._remove(segment)
         for run in self._runs:

@@ -106,7 +106,7 @@ class Upload:
         async with self._turn:
             self._check_write(offset, len(data))
             if self._needs_base:
-                await self._resume(offset)
+                await self._resume()
             while data:
                 taken = self._put(offset, data)
                 offset, data = offset + taken, data[taken:]
@@ -116,16 +116,16 @@ class Upload:
     async def truncate(self, size: int) -> None:
         """Set the size of the file."""
         async with self._turn:
-            if size == self.size:
-                return
-            if size == 0:
+            if size == 0 and (self.size or self.failed):
                 await self._start_over()
+                return
+            if size == self.size:
                 return
             self._check_write(size, 0)
             if self._needs_base:
-                await self._resume(min(size, self.size))
+                await self._resume()
             if not self._discarding:
-                await self._buffer.reserve(size - self._part_start)
+                await self._reserve(size - self._part_start)
                 self._buffer.truncate(size - self._part_start)
             self.size = size
             self._touch()
@@ -190,17 +190,27 @@ class Upload:
 
     async def _make_room(self, offset: int, length: int) -> None:
         at = offset - self._part_start
+        if at == self._buffer.size >= PART_MIN and all(part.done() for part in self._parts):
+            self._seal()  # nothing else of this file is going to make room
+            return
+        try:
+            await self._reserve(min(at + length, self._part_size()))
+        except StoreError as error:
+            # Some of this write was taken already: what lacks the rest is not published.
+            self.failed = self.failed or error
+        if self.failed is not None:
+            raise self.failed
+
+    async def _reserve(self, size: int) -> None:
         try:
             async with asyncio.timeout(_MEMORY_PATIENCE):
-                await self._buffer.reserve(min(at + length, self._part_size()))
+                await self._buffer.reserve(size)
         except TimeoutError:
             raise StoreError(
                 Fault.NO_MEMORY,
                 f"no memory for {self._key!r} within {_MEMORY_PATIENCE:.0f} s: "
                 "raise memory_target=, or write fewer files at once",
             ) from None
-        if self.failed is not None:
-            raise self.failed
 
     # -- parts ----------------------------------------------------------------------------------
 
@@ -240,19 +250,24 @@ class Upload:
         untouched = not self._parts and not self._buffer.size and self._part_start > 0
         return untouched and not self._discarding
 
-    async def _resume(self, offset: int) -> None:
+    async def _resume(self) -> None:
         """Make the committed object the beginning of what is written now."""
         base = self.base
         assert base is not None  # noqa: S101  what is not in memory was committed
         if base.size <= self._uploads.first_part:
-            await self._buffer.reserve(base.size)
-            await self._store.get_range(
-                base.key, base.etag, 0, base.size, _BufferSink(self._buffer, base.size)
-            )
+            await self._reserve(base.size)
+            sink = _BufferSink(self._buffer, base.size)
+            try:
+                await self._store.get_range(base.key, base.etag, 0, base.size, sink)
+            except BaseException:
+                self._buffer.free()  # some of it is not to be taken for all of it
+                raise
             self._part_start = 0
-        elif offset == base.size:
-            for start in range(0, base.size, PART_MAX):
-                end = min(start + PART_MAX, base.size)
+        else:
+            # Parts of one size: a small rest could not stand before what is written now.
+            size = -(-base.size // -(-base.size // PART_MAX))
+            for start in range(0, base.size, size):
+                end = min(start + size, base.size)
                 number = len(self._parts) + 1
                 self._add_part(asyncio.create_task(self._copy(number, base, start, end)))
 

@@ -1,0 +1,130 @@
+"""What every workload has at hand, and what it gives back."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import processes
+from bench.content import Content
+from bench.contestants import Contestant, Kind, Setting
+from bench.memory import Reserve
+from bench.mounts import Mounted, mounted
+from bench.server.nginx import Server
+
+__all__ = ["SMALL_FILES", "Bench", "Meter", "Sample"]
+
+SMALL_FILES = 100
+
+_LAST_LINES = 0.1  # seconds until nginx has logged what was answered
+
+
+@dataclass
+class Sample:
+    """One measurement: values by the name of their column, and the requests it took."""
+
+    values: dict[str, float]
+    requests: dict[str, int] = field(default_factory=dict)
+
+
+class Meter:
+    """Measures what happens while it is entered.
+
+    `own` are the contestant's processes; without them, this process is the contestant, whose
+    memory says nothing.
+    """
+
+    def __init__(self, server: Server, own: frozenset[int] = frozenset()) -> None:
+        self._server = server
+        self._own = own
+        self.seconds = 0.0
+
+    def __enter__(self) -> "Meter":
+        processes.reset_peak(self._own)
+        self._server.requests.take()
+        self._server_pids = self._server.pids
+        self._before = self._now()
+        self._begin = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._begin
+        self._after = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        return (
+            processes.cpu_seconds(self._own or {os.getpid()}),
+            processes.cpu_seconds(self._server_pids),
+            processes.machine_cpu_seconds(),
+        )
+
+    def sample(self, size: int) -> Sample:
+        """Return what was measured, for `size` bytes."""
+        time.sleep(_LAST_LINES)
+        own, server, machine = (b - a for a, b in zip(self._before, self._after, strict=True))
+        asked = self._server.requests.take()
+        gigabytes = size / 1e9
+        values = {
+            "rate": gigabytes / self.seconds,
+            "seconds": self.seconds,
+            "cpu": own / gigabytes,
+            "machine_cpu": machine / gigabytes,
+            "server_cpu": server / gigabytes,
+            "completing": asked.completing,
+            "asked": asked.total,
+        }
+        if self._own:
+            values["peak"] = processes.peak_memory(self._own) / 1e6
+        return Sample(values, asked.operations)
+
+
+class Bench:
+    """The stage.
+
+    Attributes:
+        server: the server, with the object `big` and SMALL_FILES small ones.
+        content: what `big` has in it, and what is written.
+    """
+
+    big = "big"
+
+    def __init__(
+        self, base: Path, server: Server, content: Content, say: Callable[[str], None]
+    ) -> None:
+        self.server = server
+        self.content = content
+        self.say = say
+        self._base = base
+        self._reserve = Reserve()
+
+    def object_path(self, key: str) -> str:
+        """Return the path of an object in a URL."""
+        return f"/{self.server.bucket}/{key}"
+
+    @contextmanager
+    def mounted(
+        self, contestant: Contestant, kind: Kind, *, memory: float = 0.0
+    ) -> Iterator[Mounted]:
+        """Mount for as long as this lasts, cold; `memory` is what it will take, in contents."""
+        place = self._base / contestant.name
+        setting = Setting(
+            self.server.url, self.server.bucket, self._base / f"{contestant.name}.mnt", place
+        )
+        with self.lent(memory):
+            place.mkdir(mode=0o700)
+            try:
+                with mounted(contestant, setting, kind) as mount:
+                    yield mount
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def lent(self, memory: float) -> AbstractContextManager[None]:
+        """Make `memory` contents of memory quick to have, for as long as this lasts."""
+        return self._reserve.lent(int(memory * self.content.size))
+
+    def close(self) -> None:
+        """Give memory back."""
+        self._reserve.close()

@@ -1,0 +1,80 @@
+"""Who runs when: contestants take turns within a round, and nobody is always the first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from bench.bench import Bench, Sample
+from bench.contestants import Contestant
+from bench.workloads import Workload
+
+__all__ = ["YARDSTICK", "Result", "run", "taking_part"]
+
+YARDSTICK = "bare socket"
+
+
+@dataclass
+class Result:
+    """One contestant's samples in one workload; `failure` ends its part in it."""
+
+    samples: list[Sample] = field(default_factory=list)
+    failure: str = ""
+
+    def median(self, value: str) -> float:
+        """Return the median of a value."""
+        return median(sample.values[value] for sample in self.samples)
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """What the last round asked the server for."""
+        return self.samples[-1].requests
+
+
+def taking_part(workload: Workload, contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Return those whose options make a difference here."""
+    return [row for row in contestants if workload.kind in row.kinds]
+
+
+def run(
+    bench: Bench, workload: Workload, contestants: Sequence[Contestant], rounds: int
+) -> dict[str, Result]:
+    """Measure a workload; return each contestant's result, the yardstick's last.
+
+    The last round checks what was read or stored.
+    """
+    rounds = workload.rounds or rounds
+    results = {row.name: Result() for row in contestants}
+    yardstick = Result()
+    for number in range(rounds):
+        label = f"{workload.name} {number + 1}/{rounds}"
+        turn = rotated([row for row in contestants if not results[row.name].failure], number)
+        for name, outcome in workload.measure(bench, turn, number == rounds - 1):
+            _note(bench, label, workload, name, results[name], outcome)
+        if workload.yardstick is not None:
+            outcome = workload.yardstick(bench)
+            _note(bench, label, workload, YARDSTICK, yardstick, outcome)
+    return results | ({YARDSTICK: yardstick} if yardstick.samples else {})
+
+
+def rotated(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
+    """Return the order of round `number`."""
+    first = number % max(len(contestants), 1)
+    return [*contestants[first:], *contestants[:first]]
+
+
+def _note(
+    bench: Bench,
+    label: str,
+    workload: Workload,
+    name: str,
+    result: Result,
+    outcome: Sample | Exception,
+) -> None:
+    if isinstance(outcome, Exception):
+        result.failure = f"{type(outcome).__name__}: {outcome}"
+        bench.say(f"{label}  {name:15} failed: {result.failure}")
+        return
+    result.samples.append(outcome)
+    column = workload.columns[0]
+    shown = format(outcome.values[column.value], column.format)
+    bench.say(f"{label}  {name:15} {shown:>7} {column.heading}")

@@ -1,0 +1,148 @@
+"""One large file, from its beginning to its end."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import sockets
+from bench.bench import Bench, Meter, Sample
+from bench.content import CHUNK
+from bench.contestants import Contestant
+from bench.workloads.base import Column, Workload, one_by_one
+
+__all__ = ["SEQ_READ", "SEQ_WRITE", "WrongContentError", "read_through"]
+
+_KEY = "written"
+_COMPLETE_WITHIN = 120.0  # seconds after close
+_POLL = 0.001
+
+# In contents: the kernel's pages; and spool file, parts and object on the way.
+_READ_MEMORY, _WRITE_MEMORY = 1.25, 4.0
+
+
+class WrongContentError(Exception):
+    """What was read or stored is not what it should be."""
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _read(bench: Bench, contestant: Contestant, check: bool) -> Sample:
+    with bench.mounted(contestant, "read", memory=_READ_MEMORY) as mount:
+        path = mount.directory / bench.big
+        with Meter(bench.server, mount.pids) as meter:
+            size = read_through(path)
+        if size != bench.content.size:
+            raise WrongContentError(f"{size} bytes instead of {bench.content.size}")
+        sample = meter.sample(size)
+        if check:
+            _compare(bench, path)  # out of the kernel's pages: the very bytes that were read
+        return sample
+
+
+def read_through(path: Path) -> int:
+    """Read a file into nothing; return its size."""
+    return sum(map(len, _pieces(path)))
+
+
+def _pieces(path: Path) -> Iterator[memoryview]:
+    """Yield the content of a file, in memory that is used again and again."""
+    buffer = memoryview(bytearray(CHUNK))
+    file = os.open(path, os.O_RDONLY)
+    try:
+        while count := os.readv(file, [buffer]):
+            yield buffer[:count]
+    finally:
+        os.close(file)
+
+
+def _read_bare(bench: Bench) -> Sample:
+    with bench.lent(_READ_MEMORY), Meter(bench.server) as meter:
+        size = sockets.download(bench.server.port, bench.object_path(bench.big))
+    return meter.sample(size)
+
+
+def _compare(bench: Bench, path: Path) -> None:
+    digest = hashlib.sha256()
+    for piece in _pieces(path):
+        digest.update(piece)
+    if digest.hexdigest() != bench.content.sha256:
+        raise WrongContentError(f"the SHA-256 of {path.name} is not that of what was written")
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def _write(bench: Bench, contestant: Contestant, check: bool) -> Sample:
+    with bench.mounted(contestant, "write", memory=_WRITE_MEMORY) as mount:
+        try:
+            with Meter(bench.server, mount.pids) as meter:
+                _write_file(bench, mount.directory / _KEY)
+            sample = meter.sample(bench.content.size)
+            if check:
+                _compare(bench, bench.server.file(_KEY))
+            return sample
+        finally:
+            sockets.delete(bench.server.port, bench.object_path(_KEY))
+
+
+def _write_file(bench: Bench, path: Path) -> None:
+    """Write, close, and wait until the object is complete in the bucket."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        for chunk in bench.content.chunks():
+            if os.write(file, chunk) != len(chunk):
+                raise WrongContentError("write(2) took less than it was given")
+    finally:
+        os.close(file)
+    stored = bench.server.file(_KEY)
+    until = time.monotonic() + _COMPLETE_WITHIN
+    # The server's own file, which appears complete: asking for it would be a request more.
+    while not (stored.exists() and stored.stat().st_size == bench.content.size):
+        if time.monotonic() > until:
+            raise WrongContentError("the object never became complete")
+        time.sleep(_POLL)
+
+
+def _write_bare(bench: Bench) -> Sample:
+    path = bench.object_path(_KEY)
+    try:
+        with bench.lent(_WRITE_MEMORY), Meter(bench.server) as meter:
+            sockets.upload(bench.server.port, path, bench.content.size, bench.content.chunks())
+        return meter.sample(bench.content.size)
+    finally:
+        sockets.delete(bench.server.port, path)
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    Column("rate", "GB/s", ".2f"),
+    Column("cpu", "CPU s/GB", ".2f"),
+    Column("machine_cpu", "machine", ".2f"),
+    Column("server_cpu", "server", ".2f"),
+    Column("peak", "peak MB", ".0f"),
+    Column("asked", "requests", ".0f"),
+)
+
+SEQ_READ = Workload(
+    name="seq_read_1g",
+    title="read a file of 1 GiB that nobody has read yet, 1 MiB at a time",
+    kind="read",
+    columns=_COLUMNS,
+    measure=one_by_one(_read),
+    more_is_better=True,
+    yardstick=_read_bare,
+)
+
+SEQ_WRITE = Workload(
+    name="seq_write_1g",
+    title="write a file of 1 GiB, 1 MiB at a time, until it is in the bucket",
+    kind="write",
+    columns=(*_COLUMNS, Column("completing", "joining s", ".2f")),
+    measure=one_by_one(_write),
+    more_is_better=True,
+    yardstick=_write_bare,
+)

@@ -1,0 +1,80 @@
+"""Work that must not touch this process or this machine: in a child, with mounts of its own."""
+
+import ctypes
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+__all__ = ["ChildFailedError", "in_child", "needs_root", "open_descriptors", "with_own_mounts"]
+
+_T = TypeVar("_T")
+
+_CLONE_NEWNS = 0x20000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+
+# A mark, not a fixture, so that the reason is in the list of what could not run.
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: ids, capabilities and mounts of its own"
+)
+
+
+class ChildFailedError(AssertionError):
+    """Something was raised in the child; the message is its traceback."""
+
+
+def in_child(work: Callable[[], _T]) -> _T:
+    """Return what `work` returns in a forked child; it may do to its process what it likes."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _play(work, write_end)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:  # noqa: PTH123  a descriptor
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    if not answer:
+        raise ChildFailedError("the child ended without an answer")
+    succeeded, result = pickle.loads(answer)
+    if not succeeded:
+        raise ChildFailedError(result)
+    answered: _T = result
+    return answered
+
+
+def _play(work: Callable[[], object], write_end: int) -> NoReturn:
+    answer: tuple[bool, object]
+    try:
+        answer = True, work()
+    except BaseException:  # noqa: BLE001  the parent raises it
+        answer = False, traceback.format_exc()
+    with open(write_end, "wb") as pipe:
+        pipe.write(pickle.dumps(answer))
+    os._exit(0)
+
+
+def with_own_mounts(work: Callable[[], _T]) -> _T:
+    """Return what `work` returns in a mount namespace of its own, which ends with it."""
+
+    def alone() -> _T:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNS) or libc.mount(b"", b"/", b"", _MS_REC_PRIVATE, b""):
+            raise OSError(ctypes.get_errno(), "no mount namespace")
+        return work()
+
+    return in_child(alone)
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return the descriptors of this process and what each is."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except FileNotFoundError:
+            continue  # the one that lists them
+    return found

@@ -1,0 +1,310 @@
+"""Uploads that fail: an error each time, the old object untouched, nothing left behind."""
+
+import asyncio
+import errno
+
+import pytest
+
+from fuse_s3_worker.config.units import MIB
+from fuse_s3_worker.errors import Fault, ServeError, StoreError
+from fuse_s3_worker.transfer import upload as upload_module
+from fuse_s3_worker.transfer.upload import Upload
+from support.gatedstore import unreachable
+from support.pattern import pattern
+from support.virtualtime import on_loop, run, settle
+from support.writing import KEY, PART, Writing, append, write, writing
+
+REFUSED = StoreError(Fault.FORBIDDEN, "no", status=403, code="AccessDenied")
+
+CASES = {
+    "put": ("put", 1, 100),
+    "create": ("create_multipart", 1, 3 * PART + 1),
+    "first part": ("upload_part", 1, 3 * PART + 1),
+    "a part in the middle": ("upload_part", 2, 3 * PART + 1),
+    "last part": ("upload_part", 4, 3 * PART + 1),
+    "complete": ("complete_multipart", 1, 3 * PART + 1),
+}
+
+
+async def _write_all(upload: Upload, size: int) -> ServeError:
+    """Write and commit; return the error that it must come to."""
+    try:
+        await append(upload, pattern(size))
+        await settle()
+        await upload.commit()
+    except ServeError as error:
+        return error
+    raise AssertionError("it said that all is well")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_request_that_fails(case: str, old: bytes | None) -> None:
+    operation, nth, size = CASES[case]
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(old) if old else None)
+            await upload.truncate(0)
+            w.store.fail(operation, REFUSED, nth=nth)
+            error = await _write_all(upload, size)
+            assert error is REFUSED
+            assert error.errno == errno.EACCES
+            assert upload.failed is REFUSED
+            # whoever closes it next is told too, and nobody can go on
+            with pytest.raises(StoreError) as again:
+                await upload.commit()
+            assert again.value is REFUSED
+            with pytest.raises(StoreError):
+                await append(upload, b"more")
+            with pytest.raises(StoreError):
+                await upload.truncate(1)
+            assert w.stored() == old
+            assert w.store.uploads == {}
+            assert w.pool.statistics().used == 0
+            if operation != "put" and case != "create":
+                assert w.store.count("AbortMultipartUpload") == 1
+
+    run(body())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_that_failed_can_be_written_anew(case: str) -> None:
+    operation, nth, size = CASES[case]
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin()
+            w.store.fail(operation, REFUSED, nth=nth)
+            await _write_all(upload, size)
+            await upload.truncate(0)
+            assert upload.failed is None
+            await append(upload, pattern(size, seed=2))
+            await upload.commit()
+            assert w.stored() == pattern(size, seed=2)
+
+    run(body())
+
+
+@on_loop()
+async def test_an_empty_file_that_failed_can_be_written_anew() -> None:
+    async with writing() as w:
+        upload = w.begin()
+        w.store.fail("put", REFUSED)
+        await _write_all(upload, 0)
+        await upload.truncate(0)  # O_TRUNC of the next open(2)
+        await upload.commit()
+        assert w.stored() == b""
+
+
+@on_loop()
+async def test_a_failed_part_is_told_to_the_next_write() -> None:
+    async with writing() as w:
+        upload = w.begin()
+        w.store.fail("upload_part", REFUSED)
+        await append(upload, pattern(PART + 1))
+        await settle()
+        with pytest.raises(StoreError) as refused:
+            upload.write_nowait(upload.size, memoryview(b"x"))
+        assert refused.value is REFUSED
+
+
+@on_loop()
+async def test_a_write_that_waits_for_memory_is_told_when_a_part_fails() -> None:
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin()
+        w.store.hold("upload_part")
+        w.store.fail("upload_part", REFUSED, nth=2)
+        writer = asyncio.create_task(append(upload, pattern(6 * PART)))
+        await settle()
+        assert not writer.done()
+        w.store.let_go("upload_part")
+        with pytest.raises(StoreError) as refused:
+            await writer
+        assert refused.value is REFUSED
+
+
+@on_loop("abort_failed")
+async def test_an_abort_that_fails_too_is_logged_and_hides_nothing() -> None:
+    async with writing() as w:
+        upload = w.begin()
+        w.store.fail("complete_multipart", REFUSED)
+        w.store.fail("abort_multipart")
+        assert await _write_all(upload, 2 * PART) is REFUSED
+        assert len(w.store.uploads) == 1
+        w.store.uploads.clear()
+
+
+@on_loop()
+async def test_something_unforeseen_is_an_error_too() -> None:
+    async with writing() as w:
+        upload = w.begin()
+        await append(upload, b"data")
+        w.store.put = None  # type: ignore[method-assign, assignment]
+        with pytest.raises(StoreError, match="upload failed: TypeError"):
+            await upload.commit()
+
+
+# -- going on after a commit, when that fails -----------------------------------------------------
+
+
+@pytest.mark.parametrize("arrived", [0, 50])
+def test_fetching_back_that_fails_changes_nothing(arrived: int) -> None:
+    """Neither what is in the bucket, nor what a second try makes of it."""
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(b"x" * 100))
+            w.store.by_hand = True
+            writer = asyncio.create_task(write(upload, 100, b"more"))
+            await settle()
+            w.store.arrivals[0].feed(arrived)
+            w.store.arrivals[0].fail(unreachable())
+            with pytest.raises(StoreError):
+                await writer
+            assert upload.size == 100
+            assert not upload.dirty
+            assert await upload.commit() == upload.base
+            w.store.by_hand = False
+            await write(upload, 100, b"more")
+            await upload.commit()
+            assert w.stored() == b"x" * 100 + b"more"
+
+    run(body())
+
+
+@on_loop()
+async def test_what_another_client_has_replaced_is_not_built_upon() -> None:
+    async with writing() as w:
+        small = w.begin(w.base(b"ours"))
+        w.store.write(KEY, b"theirs")
+        with pytest.raises(StoreError) as refused:
+            await write(small, 4, b"!")
+        assert refused.value.errno == errno.ESTALE
+        assert w.stored() == b"theirs"
+        large = w.begin(w.base(pattern(2 * PART)))
+        w.store.write(KEY, b"theirs")
+        assert isinstance(await _write_all(large, 10), StoreError)
+        assert large.failed is not None
+        assert large.failed.errno == errno.ESTALE
+        assert w.stored() == b"theirs"
+
+
+# -- too little memory ----------------------------------------------------------------------------
+
+
+async def _use_up(w: Writing) -> int:
+    """Take all memory that is left."""
+    left = w.pool.available
+    assert w.pool.charge_nowait(left)
+    return left
+
+
+@on_loop()
+async def test_writing_waits_for_memory() -> None:
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin()
+        taken = await _use_up(w)
+        writer = asyncio.create_task(append(upload, pattern(3 * PART)))
+        await asyncio.sleep(upload_module._MEMORY_PATIENCE - 1)
+        assert not writer.done()
+        w.pool.uncharge(taken)
+        await writer
+        await upload.commit()
+        assert w.stored() == pattern(3 * PART)
+
+
+@pytest.mark.parametrize("already", [0, 3 * MIB + 7])
+def test_waiting_for_memory_ends_with_an_error_and_nothing_half_done(already: int) -> None:
+    async def body() -> None:
+        async with writing(budget=32 * MIB) as w:
+            base = w.base(b"old")
+            upload = w.begin(base)
+            await upload.truncate(0)
+            await append(upload, pattern(already))
+            taken = await _use_up(w)
+            with pytest.raises(StoreError, match="memory_target=") as refused:
+                await write(upload, upload.size, pattern(2 * MIB))
+            assert refused.value.errno == errno.ENOMEM
+            w.pool.uncharge(taken)
+            # the program may ignore it, and close(2) must not publish what lacks something
+            with pytest.raises(StoreError):
+                await upload.commit()
+            assert w.stored() == b"old"
+
+    run(body())
+
+
+@pytest.mark.parametrize("what", ["truncate", "fetch back"])
+def test_nothing_waits_for_memory_without_end(what: str) -> None:
+    async def body() -> None:
+        async with writing(budget=32 * MIB) as w:
+            upload = w.begin(w.base(b"x" * MIB) if what == "fetch back" else None)
+            taken = await _use_up(w)
+            work = write(upload, 5, b"y") if what == "fetch back" else upload.truncate(MIB)
+            with pytest.raises(StoreError) as refused:
+                await work
+            assert refused.value.errno == errno.ENOMEM
+            w.pool.uncharge(taken)
+
+    run(body())
+
+
+@on_loop()
+async def test_under_pressure_parts_are_sent_early() -> None:
+    async with writing(budget=32 * MIB, first_part=PART) as w:
+        idle = [w.begin(key=f"{number}") for number in range(5)]
+        for upload in idle:
+            await append(upload, pattern(6 * MIB))
+        busy = w.begin(key="busy")
+        await append(busy, pattern(PART))
+        await settle()
+        assert w.store.count("UploadPart") >= 1
+        await busy.commit()
+        for number, upload in enumerate(idle):
+            await append(upload, b"end")
+            await upload.commit()
+            assert w.stored(f"{number}") == pattern(6 * MIB) + b"end"
+
+
+@on_loop()
+async def test_a_part_that_s3_would_not_take_is_not_sent_early() -> None:
+    async with writing(budget=32 * MIB) as w:
+        idle = [w.begin(key=f"{number}") for number in range(8)]
+        for upload in idle:
+            await append(upload, pattern(4 * MIB))
+        with pytest.raises(StoreError) as refused:
+            await append(w.begin(key="one more"), b"x")
+        assert refused.value.errno == errno.ENOMEM
+        for number, upload in enumerate(idle):
+            await upload.commit()
+            assert w.stored(f"{number}") == pattern(4 * MIB)
+
+
+@on_loop()
+async def test_a_writer_that_waits_sends_what_it_has() -> None:
+    """All the memory is its own and that of files that nobody writes to just now."""
+    async with writing(budget=32 * MIB) as w:
+        others = [w.begin(key=f"{number}") for number in range(5)]
+        for upload in others:
+            await append(upload, pattern(4 * MIB + 1))
+        mine = w.begin()
+        await append(mine, pattern(3 * PART))
+        await mine.commit()
+        assert w.stored() == pattern(3 * PART)
+
+
+@on_loop()
+async def test_many_large_files_at_once_in_little_memory() -> None:
+    async with writing(budget=32 * MIB, first_part=5 * MIB) as w:
+
+        async def program(number: int) -> None:
+            upload = w.begin(key=f"{number}")
+            await append(upload, pattern(14 * MIB, seed=number), piece=1000 * 1000)
+            assert w.pool.statistics().used <= 32 * MIB
+            await upload.commit()
+            assert w.stored(f"{number}") == pattern(14 * MIB, seed=number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(5):
+                group.create_task(program(number))

@@ -1,0 +1,315 @@
+"""What is believed of the bucket, for how long, and what makes it doubtful."""
+
+import math
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from fuse_s3_worker.cache import metadata as metadata_module
+from fuse_s3_worker.cache.metadata import ABSENT, Entry, Known, Metadata
+from fuse_s3_worker.store.types import ObjectInfo
+
+LIFETIME = 10.0
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def entry(version: int = 1) -> Entry:
+    return Entry.file(ObjectInfo("key", version, 0, f'"{version}"'))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metadata(clock: Clock) -> Metadata:
+    return Metadata(LIFETIME, clock)
+
+
+# -- single names ---------------------------------------------------------------------------------
+
+
+def test_a_name_is_believed_for_its_lifetime(metadata: Metadata, clock: Clock) -> None:
+    assert metadata.get("d/", "name") is None
+    assert metadata.learn("d/", "name", entry(), metadata.changes("d/"))
+    assert metadata.get("d/", "name") == Known(entry(), LIFETIME)
+    clock.now += 9.5
+    assert metadata.get("d/", "name") == Known(entry(), 0.5)
+    clock.now += 0.5
+    assert metadata.get("d/", "name") is None
+    assert metadata.get("", "name") is None
+
+
+def test_that_there_is_no_such_name_is_believed_as_long(metadata: Metadata, clock: Clock) -> None:
+    assert metadata.learn("d/", "name", ABSENT, 0)
+    clock.now += 1
+    assert metadata.get("d/", "name") == Known(ABSENT, 9.0)
+    assert metadata.get("d/", "other") is None
+    clock.now += 9
+    assert metadata.get("d/", "name") is None
+
+
+def test_a_later_answer_counts_from_its_own_time(metadata: Metadata, clock: Clock) -> None:
+    metadata.learn("d/", "name", entry(1), 0)
+    clock.now += 5
+    metadata.learn("d/", "name", entry(2), 0)
+    clock.now += 9
+    assert metadata.get("d/", "name") == Known(entry(2), 1.0)
+
+
+def test_with_no_lifetime_nothing_is_believed(clock: Clock) -> None:
+    metadata = Metadata(0.0, clock)
+    metadata.learn("d/", "name", entry(), 0)
+    metadata.learn_listing("d/", [("name", entry())], 0)
+    metadata.change("d/", "other", entry())
+    assert metadata.get("d/", "name") is None
+    assert metadata.get("d/", "other") is None
+    assert metadata.listing("d/") is None
+
+
+def test_with_an_endless_lifetime_everything_is_for_ever(clock: Clock) -> None:
+    metadata = Metadata(math.inf, clock)
+    metadata.learn("d/", "name", entry(), 0)
+    metadata.learn_listing("e/", [], 0)
+    clock.now += 1e9
+    list(metadata.expire())
+    assert metadata.get("d/", "name") == Known(entry(), math.inf)
+    assert metadata.get("e/", "any") == Known(ABSENT, math.inf)
+
+
+# -- whole directories ----------------------------------------------------------------------------
+
+
+def test_a_listing_knows_what_is_there_and_what_is_not(metadata: Metadata, clock: Clock) -> None:
+    names = [("a", entry()), ("b", Entry.folder())]
+    assert metadata.learn_listing("d/", names, 0)
+    clock.now += 4
+    assert metadata.get("d/", "a") == Known(entry(), 6.0)
+    assert metadata.get("d/", "b") == Known(Entry.folder(), 6.0)
+    assert metadata.get("d/", "c") == Known(ABSENT, 6.0)
+    assert metadata.listing("d/") == names
+    assert metadata.listing("") is None
+    clock.now += 6
+    assert metadata.get("d/", "a") is None
+    assert metadata.get("d/", "c") is None
+    assert metadata.listing("d/") is None
+
+
+def test_single_names_are_no_listing(metadata: Metadata) -> None:
+    metadata.learn("d/", "a", entry(), 0)
+    assert metadata.listing("d/") is None
+    assert metadata.get("d/", "b") is None
+
+
+def test_a_listing_replaces_what_was_known_of_the_directory(metadata: Metadata) -> None:
+    metadata.learn("d/", "gone", entry(), 0)
+    metadata.learn_listing("d/", [("a", entry())], 0)
+    assert metadata.get("d/", "gone") == Known(ABSENT, LIFETIME)
+    assert len(metadata) == 1
+
+
+def test_a_name_learned_later_does_not_make_the_listing_live_longer(
+    metadata: Metadata, clock: Clock
+) -> None:
+    metadata.learn_listing("d/", [("a", entry())], 0)
+    clock.now += 9
+    metadata.learn("d/", "b", entry(), 0)
+    clock.now += 2
+    assert metadata.listing("d/") is None
+    assert metadata.get("d/", "a") is None
+    assert metadata.get("d/", "b") == Known(entry(), 8.0)
+    assert metadata.get("d/", "c") is None
+
+
+def test_what_this_mount_does_shows_in_the_listing_at_once(metadata: Metadata) -> None:
+    metadata.learn_listing("d/", [("a", entry()), ("b", entry())], 0)
+    metadata.change("d/", "a", ABSENT)
+    metadata.change("d/", "c", entry(3))
+    assert metadata.listing("d/") == [("b", entry()), ("c", entry(3))]
+    assert metadata.get("d/", "a") == Known(ABSENT, LIFETIME)
+
+
+# -- answers that were under way ------------------------------------------------------------------
+
+
+def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
+    asked_at = metadata.changes("d/")
+    metadata.change("d/", "name", entry(2))
+    assert not metadata.learn("d/", "name", entry(1), asked_at)
+    assert not metadata.learn("d/", "other", ABSENT, asked_at)
+    assert not metadata.learn_listing("d/", [("name", entry(1))], asked_at)
+    assert metadata.get("d/", "name") == Known(entry(2), LIFETIME)
+    assert metadata.listing("d/") is None
+    assert metadata.learn("d/", "name", entry(3), metadata.changes("d/"))
+    assert metadata.learn("e/", "name", entry(1), asked_at)
+
+
+def test_an_answer_from_before_something_was_forgotten_is_dropped(metadata: Metadata) -> None:
+    metadata.learn_listing("d/", [("name", entry()), ("other", entry())], 0)
+    asked_at = metadata.changes("d/")
+    metadata.forget("d/", "name")
+    assert metadata.get("d/", "name") is None
+    assert metadata.get("d/", "other") is not None
+    assert metadata.get("d/", "third") is None
+    assert metadata.listing("d/") is None
+    assert not metadata.learn("d/", "name", entry(), asked_at)
+    metadata.forget("d/", "name")
+    metadata.forget("unknown/", "name")
+    assert len(metadata) == 1
+
+
+def test_a_change_is_remembered_although_the_directory_was_forgotten(
+    metadata: Metadata, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow answer must not win because what it is older than is no longer known."""
+    monkeypatch.setattr(metadata_module, "_NAMES_MAX", 2)
+    for forget in ("too many", "out of date"):
+        asked_at = metadata.changes("d/")
+        metadata.change("d/", "name", ABSENT)
+        if forget == "too many":
+            for number in range(3):
+                metadata.learn("e/", f"{number}", entry(), metadata.changes("e/"))
+        else:
+            clock.now += LIFETIME
+            assert "d/" in list(metadata.expire())
+        assert metadata.get("d/", "name") is None
+        assert not metadata.learn("d/", "name", entry(), asked_at)
+
+
+# -- size -----------------------------------------------------------------------------------------
+
+
+def test_the_directories_not_used_for_longest_are_forgotten(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
+    for name in "abcde":
+        metadata.learn_listing(f"{name}/", [("1", entry()), ("2", entry())], 0)
+    assert metadata.listing("a/") is not None  # used again
+    metadata.learn("f/", "1", entry(), 0)
+    assert len(metadata) == 9
+    assert metadata.listing("a/") is not None
+    assert metadata.listing("b/") is None
+    assert metadata.get("f/", "1") is not None
+
+
+def test_the_directory_in_use_is_not_forgotten_however_large(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
+    metadata.learn("small/", "1", entry(), 0)
+    names = [(f"{number}", entry()) for number in range(100)]
+    metadata.learn_listing("d/", names, 0)
+    assert metadata.listing("d/") == names
+    assert metadata.get("small/", "1") is None
+    assert len(metadata) == 100
+
+
+def test_what_is_out_of_date_is_forgotten(metadata: Metadata, clock: Clock) -> None:
+    metadata.learn_listing("old/", [("a", entry())], 0)
+    metadata.learn("both/", "a", entry(), 0)
+    clock.now += 5
+    metadata.learn("both/", "b", ABSENT, 0)
+    metadata.learn_listing("empty/", [], 0)
+    assert list(metadata.expire()) == []
+    clock.now += 5
+    assert list(metadata.expire()) == ["old/"]
+    assert len(metadata) == 1
+    assert metadata.get("both/", "b") == Known(ABSENT, 5.0)
+    assert metadata.listing("empty/") == []
+    clock.now += 5
+    assert sorted(metadata.expire()) == ["both/", "empty/"]
+    assert len(metadata) == 0
+
+
+# -- against a model ------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(["", "a/", "a/b/"])
+NAMES = st.sampled_from("xyz")
+ENTRIES = st.sampled_from([ABSENT, entry(1), entry(2), Entry.folder()])
+
+
+class MetadataMachine(RuleBasedStateMachine):
+    """A store that only this mount changes: what is believed must be true, and be kept count of.
+
+    Answers are taken from the truth when they are asked for and arrive when they like, like those
+    of a slow network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.metadata = Metadata(LIFETIME, self.clock)
+        self.truth: dict[tuple[str, str], Entry] = {}
+        self.under_way: list[tuple[str, str | None, object, int]] = []
+
+    @rule(key=KEYS, name=NAMES | st.none())
+    def ask(self, key: str, name: str | None) -> None:
+        answer: object = [(n, e) for (k, n), e in self.truth.items() if k == key]
+        if name is not None:
+            answer = self.truth.get((key, name))
+        self.under_way.append((key, name, answer, self.metadata.changes(key)))
+
+    @rule(number=st.integers(0, 20))
+    def answer(self, number: int) -> None:
+        if not self.under_way:
+            return
+        key, name, answer, changes = self.under_way.pop(number % len(self.under_way))
+        if isinstance(answer, list):
+            self.metadata.learn_listing(key, answer, changes)
+        elif name is not None:
+            assert answer is None or isinstance(answer, Entry)
+            self.metadata.learn(key, name, answer, changes)
+
+    @rule(key=KEYS, name=NAMES, made=ENTRIES)
+    def change(self, key: str, name: str, made: Entry | None) -> None:
+        self.metadata.change(key, name, made)
+        if made is None:
+            self.truth.pop((key, name), None)
+        else:
+            self.truth[key, name] = made
+
+    @rule(key=KEYS, name=NAMES)
+    def forget(self, key: str, name: str) -> None:
+        self.metadata.forget(key, name)
+        assert self.metadata.get(key, name) is None
+
+    @rule(seconds=st.sampled_from([0.0, 3.0, LIFETIME]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        list(self.metadata.expire())
+
+    @invariant()
+    def what_is_believed_is_true(self) -> None:
+        for key in ("", "a/", "a/b/"):
+            for name in "xyz":
+                known = self.metadata.get(key, name)
+                if known is not None:
+                    assert known.entry == self.truth.get((key, name))
+                    assert 0 < known.seconds_left <= LIFETIME
+            listing = self.metadata.listing(key)
+            if listing is not None:
+                assert dict(listing) == {n: e for (k, n), e in self.truth.items() if k == key}
+        names = sum(len(d.names) for d in self.metadata._directories.values())
+        assert len(self.metadata) == names
+
+
+MetadataMachine.TestCase.settings = settings(
+    deadline=None, max_examples=200, stateful_step_count=40
+)
+TestAgainstTheTruth = MetadataMachine.TestCase
