@@ -8,6 +8,7 @@ from pathlib import Path
 
 BUDGET = 900
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _NOT_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -20,17 +21,15 @@ _NOT_CODE = {
 
 def code_lines(source: str) -> int:
     """Return the number of lines that hold code; a docstring is not code, any other string is."""
-    docstrings: set[int] = set()
+    docstrings: set[tuple[int, int]] = set()
     for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        match body:
-            case [ast.Expr(value=ast.Constant(value=str())) as first, *_]:
-                docstrings |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            docstrings.add((node.body[0].lineno, node.body[0].col_offset))
     code: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in _NOT_CODE:
+        if token.type not in _NOT_CODE and token.start not in docstrings:
             code |= set(range(token.start[0], token.end[0] + 1))
-    return len(code - docstrings)
+    return len(code)
 
 
 def privileged_files(root: Path) -> list[Path]:

@@ -79,6 +79,7 @@ class GatedStore(MemoryStore):
     Attributes:
         arrivals: GETs under way whose bytes the test brings; see `by_hand`.
         by_hand: whether GETs wait for the test.
+        page_max: most names in a page of a listing.
         most_under_way: how many requests of a kind there were at once.
     """
 
@@ -92,6 +93,7 @@ class GatedStore(MemoryStore):
         super().__init__(objects, clock=clock, part_min=part_min)
         self.arrivals: list[Arrival] = []
         self.by_hand = False
+        self.page_max = 1000
         self._passing: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
         self._gates: dict[str, asyncio.Event] = {}
@@ -169,7 +171,8 @@ class GatedStore(MemoryStore):
         max_keys: int = 1000,
     ) -> ListPage:
         await self._enter("list_page")
-        return await super().list_page(prefix, delimiter=delimiter, token=token, max_keys=max_keys)
+        most = min(max_keys, self.page_max)
+        return await super().list_page(prefix, delimiter=delimiter, token=token, max_keys=most)
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         await self._enter("get_range")

@@ -116,9 +116,13 @@ def listing(inside: str) -> bytes:
     return f"<ListBucketResult>{inside}</ListBucketResult>".encode()
 
 
-def entry(**fields: str) -> str:
-    given = {"Key": "k", "Size": "1", "LastModified": "2026-01-01T00:00:00Z", "ETag": "e"} | fields
-    inside = "".join(f"<{name}>{value}</{name}>" for name, value in given.items() if value != "-")
+def entry(**fields: str | None) -> str:
+    """Return an entry of a listing; a field that is None is left out."""
+    usual = {"Key": "k", "Size": "1", "LastModified": "2026-01-01T00:00:00Z", "ETag": "e"}
+    whole = {**usual, **fields}
+    inside = "".join(
+        f"<{name}>{value}</{name}>" for name, value in whole.items() if value is not None
+    )
     return f"<Contents>{inside}</Contents>"
 
 
@@ -134,7 +138,7 @@ def test_every_key_survives_the_encoding(key: str) -> None:
         assert [found.key for found in page.objects] == [key]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), min_size=1))
 def test_a_server_that_does_not_encode_is_taken_at_its_word(key: str) -> None:
     page = parse_list_page(listing(entry(Key=escape(key))))
     assert [found.key for found in page.objects] == [key]
@@ -166,14 +170,14 @@ BAD_PAGES = {
     ).encode("utf-16"),
     "an undefined entity": listing(entry(Key="&unknown;")),
     "truncated without a token": listing("<IsTruncated>true</IsTruncated>"),
-    "an object without a key": listing(entry(Key="-")),
+    "an object without a key": listing(entry(Key=None)),
     "an empty key": listing(entry(Key="")),
-    "an object without a size": listing(entry(Size="-")),
+    "an object without a size": listing(entry(Size=None)),
     "a negative size": listing(entry(Size="-1")),
     "a size with a point": listing(entry(Size="1.5")),
     "a size in words": listing(entry(Size="many")),
     "a size of thousands of digits": listing(entry(Size="9" * 5000)),
-    "an object without a time": listing(entry(LastModified="-")),
+    "an object without a time": listing(entry(LastModified=None)),
     "a time in words": listing(entry(LastModified="yesterday")),
     "the thirteenth month": listing(entry(LastModified="2026-13-01T00:00:00Z")),
     "the year 0": listing(entry(LastModified="0000-01-01T00:00:00Z")),
@@ -277,9 +281,9 @@ def test_times_are_whole_seconds_as_in_headers(text: str, seconds: int) -> None:
 
 def test_an_error_document() -> None:
     body = (
-        b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>PermanentRedirect</Code><Message>The '
-        b"bucket is &lt;elsewhere&gt;</Message><Endpoint>b.s3.eu-west-1.amazonaws.com</Endpoint>"
-        b"<Region/><RequestId>R</RequestId><HostId>H</HostId></Error>"
+        b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>PermanentRedirect</Code><Message>'
+        b"The bucket is &lt;elsewhere&gt;</Message>"
+        b"<Endpoint>b.s3.eu-west-1.amazonaws.com</Endpoint><Region/><RequestId>R</RequestId><HostId>H</HostId></Error>"
     )
     assert parse_error(body) == {
         "Code": "PermanentRedirect",

@@ -339,6 +339,15 @@ async def test_a_file_replaced_before_its_first_byte_is_read_as_it_is_now() -> N
 
 
 @on_loop()
+async def test_a_read_that_the_new_version_has_more_bytes_for_gets_them() -> None:
+    """The rest of the page would be taken for zeros."""
+    async with reading(3) as s:
+        stream = s.open()
+        s.store.write(KEY, b"longer than it was")
+        assert await s.read_now(stream, 0, 4096) == b"longer than it was"
+
+
+@on_loop()
 async def test_a_file_replaced_after_its_first_byte_is_stale() -> None:
     async with reading() as s:
         stream = s.open()

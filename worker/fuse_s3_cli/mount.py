@@ -21,6 +21,7 @@ __all__ = ["run"]
 _HELPER_PLACES = "/sbin:/usr/sbin:/usr/local/sbin"
 _USAGE, _SYSTEM, _FAILURE = 1, 2, 32  # exit status of mount(8)
 _LAZY_AFTER = 3  # signals
+_ENDED = 0  # no signal has this number
 
 
 def run(arguments: list[str]) -> int:
@@ -68,18 +69,20 @@ class _Foreground:
         relay = threading.Thread(target=_relay, args=(log_read, wake_write), daemon=True)
         relay.start()
         if status == 0:
-            self._watch(wake_read, relay)
+            self._watch(wake_read)
         relay.join()
         return status
 
-    def _watch(self, wake_read: int, relay: threading.Thread) -> None:
+    def _watch(self, wake_read: int) -> None:
         """Turn signals into unmounts until the relay has seen the worker's end."""
         with selectors.DefaultSelector() as selector:
             selector.register(wake_read, selectors.EVENT_READ)
-            while relay.is_alive():
+            while True:
                 selector.select()
                 with contextlib.suppress(BlockingIOError):
                     for byte in os.read(wake_read, 64):
+                        if byte == _ENDED:
+                            return
                         if byte in {signal.SIGINT, signal.SIGTERM}:
                             self._unmount()
 
@@ -100,4 +103,4 @@ def _relay(log_read: int, wake_write: int) -> None:
         with contextlib.suppress(OSError):
             os.write(2, data)
     with contextlib.suppress(OSError):
-        os.write(wake_write, b"\0")
+        os.write(wake_write, bytes([_ENDED]))

@@ -82,13 +82,18 @@ class Adapter:
     def _start(self, header: Header, work: Work, *, interruptible: bool) -> None:
         task = asyncio.create_task(self._finish(header, work))
         self._tasks[header.unique] = task, interruptible
-        task.add_done_callback(lambda _: self._tasks.pop(header.unique, None))
+        task.add_done_callback(lambda task: self._ended(header, work, task))
+
+    def _ended(self, header: Header, work: Work, task: asyncio.Task[None]) -> None:
+        """Answer for a task that was cancelled: before its first step it runs no code at all."""
+        self._tasks.pop(header.unique, None)
+        if task.cancelled():
+            work.close()
+            self._channel.fail(header.unique, errno.EINTR)
 
     async def _finish(self, header: Header, work: Work) -> None:
         try:
             await work
-        except asyncio.CancelledError:
-            self._channel.fail(header.unique, errno.EINTR)
         except Exception as error:  # noqa: BLE001
             self._failed(header, error, answer=header.opcode != Opcode.RELEASE)
         if header.opcode == Opcode.RELEASE:
@@ -334,6 +339,8 @@ class Adapter:
         if record.entry is None:
             return buffer.add_unnoticed(record.ino, record.offset, record.kind, record.name)
         found = self._fs.directories.take(fh, record)
+        if found is None:
+            return buffer.add_unnoticed(record.ino, record.offset, record.kind, record.name)
         entry = _entry(found)
         fits = buffer.add(record.ino, record.offset, record.kind, record.name, entry)
         if fits:

@@ -71,7 +71,7 @@ class Directories:
         if opened is None:
             raise FileSystemError(errno.EBADF, f"no open directory {number}")
         node = opened.node
-        if offset == 0 and opened.listing.entries:
+        if offset == 0 and (opened.listing.entries or opened.listing.complete):
             opened.listing.close()
             opened.listing = self._listing(node)
         parent = node.parent or node
@@ -87,16 +87,22 @@ class Directories:
             name_text, entry = listing.entries[index]
             yield self._record(node, name_text, entry, index + _DOTS + 1)
 
-    def take(self, number: int, record: DirectoryEntry) -> Found:
-        """Return the node of a record, which the kernel will know from now on."""
+    def take(self, number: int, record: DirectoryEntry) -> Found | None:
+        """Return the node of a record, which the kernel will know from now on.
+
+        What is known of the name by now counts, not what the listing said: this mount may have
+        changed it since. None: it is not there any more.
+        """
         node = self._open[number].node
         name = record.name.decode()
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
         assert record.entry is not None  # noqa: S101  dots have no node to take
         known = self._core.resolver.known(node.key, name)
-        seconds = known.seconds_left if known else 0.0
-        return self._core.found(self._core.settle(node, name, record.entry), seconds)
+        entry, seconds = known or (record.entry, 0.0)
+        if entry is None:
+            return None
+        return self._core.found(self._core.settle(node, name, entry), seconds)
 
     def _record(self, node: Node, name: str, entry: Entry, offset: int) -> DirectoryEntry:
         key = f"{node.key}{name}/" if entry.directory else node.key + name

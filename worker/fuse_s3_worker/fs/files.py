@@ -22,9 +22,14 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Handle:
-    """One open file description."""
+    """One open file description.
 
-    __slots__ = ("node", "opener", "reads", "stream", "writes")
+    Attributes:
+        kept: the kernel had pages of the file when it was opened, which may have been read.
+        stale: why it is not read any more.
+    """
+
+    __slots__ = ("kept", "node", "opener", "reads", "stale", "stream", "writes")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
@@ -32,6 +37,8 @@ class Handle:
         self.writes = bool(flags & _WRITING)
         self.stream: ReadStream | None = None
         self.opener: Opener | None = None
+        self.kept = False
+        self.stale: FileSystemError | None = None
 
 
 class Opened(NamedTuple):
@@ -95,18 +102,33 @@ class Files:
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
         handle = Handle(node, flags)
         if handle.writes:
+            node.writers += 1
             handle.opener = Opener.of(pid)
         number = next(self._numbers)
         self._handles[number] = handle
         etag = node.info.etag if node.info and node.upload is None else None
-        keep = etag is not None and etag == node.cached_etag
+        handle.kept = etag is not None and etag == node.cached_etag
+        if etag is not None and not handle.kept:
+            self._outdate(node, etag)
         node.cached_etag = etag
-        return Opened(number, keep, not handle.writes)
+        return Opened(number, handle.kept, not handle.writes)
+
+    def _outdate(self, node: Node, etag: str) -> None:
+        """End the reading of other versions: the pages that it fills are those of all handles."""
+        for handle in self._handles.values():
+            stream = handle.stream
+            if handle.node is node and stream is not None and stream.info.etag != etag:
+                text = f"{node.key!r} was replaced while it was open"
+                handle.stale = FileSystemError(errno.ESTALE, text, logging.WARNING)
+                handle.stream = None
+                stream.close(handle.stale)
 
     def _upload(self, node: Node) -> Upload:
         """Return the upload of a node, which goes on from what the bucket has."""
         if node.upload is None:
             node.upload = Upload(self._core.uploads, node.key, node.info)
+            if node.unlinked:
+                node.upload.abandon()
         return node.upload
 
     def _handle(self, number: int) -> Handle:
@@ -126,20 +148,27 @@ class Files:
         handle = self._handle(number)
         if not handle.reads:
             raise FileSystemError(errno.EBADF, "not open for reading")
-        node = handle.node
-        if node.upload is not None and node.upload.dirty and handle.stream is None:
-            answer.reply(unique, *node.upload.read(offset, size))
+        upload = handle.node.upload
+        if upload is not None and upload.dirty and _sees(handle, upload):
+            answer.reply(unique, *upload.read(offset, size))
             return
+        if handle.stale is not None:
+            raise handle.stale
         if handle.stream is None:
-            handle.stream = self._stream(node, answer)
+            handle.stream = self._stream(handle, answer)
         handle.stream.read(unique, offset, size)
 
-    def _stream(self, node: Node, answer: Answer) -> ReadStream:
+    def _stream(self, handle: Handle, answer: Answer) -> ReadStream:
+        node = handle.node
         if node.info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
 
         async def reopen() -> ObjectInfo:
-            return await self._newest(node)
+            info = await self._newest(node)
+            if handle.kept:
+                text = f"{node.key!r} was replaced, and the kernel had pages of it"
+                raise FileSystemError(errno.ESTALE, text, logging.WARNING)
+            return info
 
         return self._core.readers.open(node.info, answer, reopen)
 
@@ -185,6 +214,8 @@ class Files:
 
     async def truncate(self, node: Node, size: int) -> None:
         """Set the size of a file; if nobody has it open for writing, it is stored at once."""
+        if node.is_directory:
+            raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
         node.pins += 1
         try:
             await self._upload(node).truncate(size)
@@ -227,6 +258,13 @@ class Files:
                 await self._end_upload(node)
             self._core.nodes.unpin(node)
 
+    def _read_on(self, node: Node) -> None:
+        """Have the programs that write a file read what was stored just now from here on."""
+        for handle in self._handles.values():
+            if handle.node is node and handle.writes and handle.stream is not None:
+                handle.stream.close()
+                handle.stream = None
+
     async def _commit(self, node: Node) -> None:
         """Store what was written; a failure is told to everybody who closes the file."""
         upload = node.upload
@@ -236,6 +274,7 @@ class Files:
         if info is not None and node.parent is not None and not node.gone:
             node.info = info
             node.cached_etag = info.etag
+            self._read_on(node)
             self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
 
     async def _end_upload(self, node: Node) -> None:
@@ -257,3 +296,12 @@ class Files:
             if handle.stream is not None:
                 handle.stream.close()
             await self._end_upload(handle.node)
+
+
+def _sees(handle: Handle, upload: Upload) -> bool:
+    """Tell whether a handle reads what is being written and is not stored yet.
+
+    Whoever writes does. Of the others those that did not begin to read the version in the bucket,
+    as long as it looks as if that was going to be replaced.
+    """
+    return handle.writes or (handle.stream is None and upload.failed is None)

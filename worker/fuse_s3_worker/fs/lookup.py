@@ -41,16 +41,24 @@ class Resolver:
         if task is None:
             task = asyncio.create_task(self._ask(directory_key, name))
             self._under_way[where] = task
-            task.add_done_callback(lambda _: self._under_way.pop(where, None))
+            task.add_done_callback(lambda task: self._asked(where, task))
         # Shielded: a caller that is interrupted must not take the others' answer along.
         return await asyncio.shield(task)
+
+    def _asked(self, where: tuple[str, str], task: asyncio.Task[Known]) -> None:
+        del self._under_way[where]
+        if not task.cancelled():
+            task.exception()  # everybody who waited for it may have given up
 
     async def _ask(self, directory_key: str, name: str) -> Known:
         metadata, key = self._metadata, directory_key + name
         changes = metadata.changes(directory_key)
-        async with asyncio.TaskGroup() as group:
-            head = group.create_task(self._head(key))
-            below = group.create_task(self._first_below(f"{key}/"))
+        try:
+            async with asyncio.TaskGroup() as group:
+                head = group.create_task(self._head(key))
+                below = group.create_task(self._first_below(f"{key}/"))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         entry = ABSENT
         if (first := below.result()) is not None:
             entry = Entry.folder(first if first.key == f"{key}/" else None)

@@ -2,9 +2,10 @@
 
 import asyncio
 import errno
+from typing import NamedTuple
 
 from fuse_s3_worker.cache.metadata import ABSENT, Entry
-from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
@@ -16,12 +17,22 @@ _EMPTY = Body((), 0)
 _DIRECTORY_TYPE = "application/x-directory"  # what s3fs and others mark directories with
 
 
+class _Keeper(NamedTuple):
+    """Who looks after a directory that may have become empty.
+
+    `decision` tells whether it is to go on, and is done when that is settled.
+    """
+
+    decision: asyncio.Future[bool]
+    ended: asyncio.Event
+
+
 class Namespace:
     """Operations on names."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._keepers: dict[int, asyncio.Future[bool]] = {}
+        self._keepers: dict[int, _Keeper] = {}
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -122,9 +133,15 @@ class Namespace:
             raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
-        if node and node.upload:
-            await node.upload.discard()
-        await core.store.delete(parent.key + text)
+        upload = node.upload if node else None
+        if upload is not None:
+            await upload.discard()
+        try:
+            await core.store.delete(parent.key + text)
+        except ServeError as error:
+            if upload is not None:
+                upload.failed = error  # it stays, and what was written is lost: close(2) tells
+            raise
         self._removed(parent, text)
 
     async def rmdir(self, parent_id: int, name: bytes) -> None:
@@ -148,9 +165,10 @@ class Namespace:
         inside = parent.children.get(text)
         if any(info.key != key for info in page.objects) or (inside and _has_local(inside)):
             raise FileSystemError(errno.ENOTEMPTY, f"{key!r} is not empty")
-        if inside:
-            self._decide(inside, wanted=False)
-        if page.objects:
+        marked = bool(page.objects)
+        if inside and await self._stop_keeping(inside):
+            marked = True
+        if marked:
             await core.store.delete(key)
         self._removed(parent, text)
 
@@ -158,6 +176,7 @@ class Namespace:
         core = self._core
         core.metadata.change(parent.key, name, ABSENT)
         if (node := parent.children.get(name)) is not None:
+            node.unlinked = True
             core.nodes.detach(node)
         self._keep(parent)
 
@@ -175,17 +194,21 @@ class Namespace:
             return
         directory.kept = True
         directory.pins += 1
-        decision = self._keepers[directory.id] = asyncio.get_running_loop().create_future()
-        self._core.spawn(self._keep_for_good(directory, decision), "marker_failed", directory)
+        keeper = _Keeper(asyncio.get_running_loop().create_future(), asyncio.Event())
+        self._keepers[directory.id] = keeper
+        self._core.spawn(self._keep_for_good(directory, keeper), "marker_failed", directory)
 
-    async def _keep_for_good(self, directory: Node, decision: asyncio.Future[bool]) -> None:
+    async def _keep_for_good(self, directory: Node, keeper: _Keeper) -> None:
         """Write a marker if nothing is left, unless it is decided otherwise in the meantime."""
+        decision, ended = keeper
         try:
             await asyncio.wait([decision], timeout=_KEEP_AFTER)
-            wanted = decision.result() if decision.done() else True
-            if wanted and not (await self._first_key(directory)):
+            if not decision.done():
+                decision.set_result(True)
+            if decision.result() and not (await self._first_key(directory)):
                 await self._write_marker(directory)
         finally:
+            ended.set()
             directory.kept = False
             del self._keepers[directory.id]
             self._core.nodes.unpin(directory)
@@ -193,14 +216,20 @@ class Namespace:
     async def _first_key(self, directory: Node) -> bool:
         return bool((await self._core.store.list_page(directory.key, max_keys=1)).objects)
 
-    def _decide(self, directory: Node, *, wanted: bool) -> None:
-        decision = self._keepers.get(directory.id)
-        if decision is not None and not decision.done():
-            decision.set_result(wanted)
+    async def _stop_keeping(self, directory: Node) -> bool:
+        """Let a directory go that is removed; tell whether it may have got a marker by now."""
+        keeper = self._keepers.get(directory.id)
+        if keeper is None:
+            return False
+        if not keeper.decision.done():
+            keeper.decision.set_result(False)
+            return False
+        await keeper.ended.wait()
+        return True
 
     def hurry(self) -> None:
         """Look after all such directories now: the mount ends."""
-        for decision in self._keepers.values():
+        for decision, _ in self._keepers.values():
             if not decision.done():
                 decision.set_result(True)
 

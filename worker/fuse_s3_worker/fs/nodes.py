@@ -35,11 +35,12 @@ class Node:
         pins: reasons of ours to keep it: open handles, work under way.
         kept: a directory that exists here although, maybe, no key says so any more.
         gone: it was removed, or replaced by something of another kind.
+        unlinked: it was removed by this mount: what is still written to it leads nowhere.
     """
 
     __slots__ = (
         "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "upload", "writers",
+        "nlookup", "overrides", "parent", "pins", "unlinked", "upload", "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -60,6 +61,7 @@ class Node:
         self.writers = 0
         self.kept = False
         self.gone = False
+        self.unlinked = False
 
     def __repr__(self) -> str:
         return f"Node({self.id}, {self.key!r})"

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from fuse_s3_worker.errors import Fault, StoreError
@@ -31,10 +32,21 @@ _log = logging.getLogger(__name__)
 _CORRECTIONS = 3  # of one request: a redirect, a clock and a key, at the worst
 _HASH_INLINE = 64 * 1024  # bytes; above, hashing is worth a thread
 _SUCCESS = range(200, 300)
+# Spaces keep the connection alive while S3 has no outcome yet.
+_ERROR_DOCUMENT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<Error[\s>]")
+_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # a label of a host name
 _REGION_IN_HOST = re.compile(r"[.-]s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.")
 
 Rerouter = Callable[[str, str], Line]
 """Makes a line to another region, or to a host that a redirect names."""
+
+
+class _Terms(NamedTuple):
+    """What a request is sent with, and what a correction may change."""
+
+    line: Line
+    credentials: Credentials | None
+    skew: float
 
 
 class Caller:
@@ -70,26 +82,29 @@ class Caller:
         """Send `request` once, and again after each correction."""
         refused: StoreError | None = None
         for _ in range(_CORRECTIONS):
-            line = self.line
+            terms = await self._terms()
             try:
-                reply = await self._send(line, request, sink)
+                reply = await self._send(terms, request, sink)
             except StoreError as error:
                 if request.checksums and error.fault in {Fault.BAD_REQUEST, Fault.NOT_IMPLEMENTED}:
                     refused, request.checksums = error, {}
-                elif not await self._correct(error, line):
+                elif not await self._correct(error, terms):
                     raise
             else:
                 if refused and self.on_checksum_refused:
                     self.on_checksum_refused(refused)
                 return reply
-        return await self._send(self.line, request, sink)
+        return await self._send(await self._terms(), request, sink)
 
-    async def _send(self, line: Line, request: Request, sink: Sink | None) -> Reply:
-        credentials = await self._provider.current()
+    async def _terms(self) -> _Terms:
+        return _Terms(self.line, await self._provider.current(), self._skew)
+
+    async def _send(self, terms: _Terms, request: Request, sink: Sink | None) -> Reply:
+        line, credentials, skew = terms
         request.headers |= self._always
         if not request.payload:
             request.payload = await self._payload(line, request, credentials)
-        now = utc_now(self._skew)
+        now = utc_now(skew)
         head = line.head(request, credentials, now)
         self.requests[request.operation] += 1
         try:
@@ -98,7 +113,7 @@ class Caller:
             raise StoreError(Fault.UNREACHABLE, f"{request}: {error}") from error
         if reply.head.status not in _SUCCESS:
             raise classify(reply, str(request), clock=now.timestamp())
-        if reply.body.startswith(b"<?xml") and b"<Error>" in reply.body[:256]:
+        if _ERROR_DOCUMENT.match(reply.body):
             # S3 has already said 200 when completing an upload or copying fails.
             raise classify(reply, str(request))
         return reply
@@ -126,16 +141,20 @@ class Caller:
 
     # -- corrections ----------------------------------------------------------------------------
 
-    async def _correct(self, error: StoreError, line: Line) -> bool:
-        """Put right what `error` complains of; tell whether to send the request again."""
+    async def _correct(self, error: StoreError, terms: _Terms) -> bool:
+        """Put right what `error` complains of; tell whether to send the request again.
+
+        While the request was under way, another one may have had the same thing put right.
+        """
         if error.fault is Fault.EXPIRED_CREDENTIALS:
-            return await self._provider.renew()
+            now = await self._provider.current()
+            return now != terms.credentials or await self._provider.renew()
         if not isinstance(error, ReplyError):
             return False
         if error.fault is Fault.CLOCK_SKEW:
-            return self._set_clock(error.reply)
+            return self._skew != terms.skew or self._set_clock(error.reply)
         if error.fault is Fault.WRONG_REGION:
-            return self.line is not line or self._follow(error.reply)
+            return self.line is not terms.line or self._follow(error.reply)
         return False
 
     def _set_clock(self, reply: Reply) -> bool:
@@ -176,8 +195,20 @@ def redirect_of(reply: Reply) -> tuple[str, str]:
     """
     headers, fields = reply.head.headers, parse_error(reply.body)
     region = headers.get("x-amz-bucket-region") or fields.get("Region", "")
-    location = urlsplit(headers.get("location", ""))
-    origin = f"{location.scheme}://{location.netloc}" if location.netloc else ""
-    if not region and (match := _REGION_IN_HOST.search(location.netloc)):
+    if not _REGION.fullmatch(region):
+        region = ""  # it would become part of a header
+    host, origin = _origin_of(headers.get("location", ""))
+    if not region and (match := _REGION_IN_HOST.search(host)):
         region = match[1]
     return region, origin if not region else ""
+
+
+def _origin_of(location: str) -> tuple[str, str]:
+    """Return host and origin of an address, both "" when it is none."""
+    try:
+        parts = urlsplit(location)
+        if parts.hostname and parts.port != 0:
+            return parts.netloc, f"{parts.scheme}://{parts.netloc}"
+    except ValueError:  # a bracket without its pair, a port that is no number
+        pass
+    return "", ""

@@ -145,8 +145,9 @@ class S3Store:
         request.headers = {
             "x-amz-copy-source": self._copy_source(source.key),
             "x-amz-copy-source-range": f"bytes={start}-{end - 1}",
-            "x-amz-copy-source-if-match": source.etag,
         }
+        if source.etag:
+            request.headers["x-amz-copy-source-if-match"] = source.etag
         reply = await self._call(request)
         return PartResult(number, end - start, documents.parse_copy_part(reply.body), "")
 
@@ -203,7 +204,10 @@ class S3Store:
         # Ceph says InternalError where others say NoSuchUpload.
         if error.fault not in {Fault.NO_SUCH_UPLOAD, Fault.UNAVAILABLE} or not expected:
             raise error
-        found = await self.head(key)
+        try:
+            found = await self.head(key)
+        except StoreError:
+            raise error from None  # the file was not stored, whatever there is or is not
         if found.etag != expected or found.size != size:
             raise error
         event(_log, logging.INFO, "upload_was_complete", {"key": key, "reason": error})
@@ -250,7 +254,7 @@ def _info(key: str, reply: Reply) -> ObjectInfo:
     headers, size = reply.head.headers, reply.head.content_length
     try:
         mtime = int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * _SECOND
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         mtime = 0
     if size is None:
         raise StoreError(

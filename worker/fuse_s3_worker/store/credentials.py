@@ -148,7 +148,7 @@ class Chain:
 
     def _run_chain(self) -> None:
         # Imported here: it takes a tenth of a second and 20 MB, and other providers do without.
-        from botocore.exceptions import BotoCoreError, ProfileNotFound  # noqa: PLC0415
+        from botocore.exceptions import ProfileNotFound  # noqa: PLC0415
 
         try:
             with self._secrets.as_paths() as paths:
@@ -159,26 +159,25 @@ class Chain:
             self._freeze()
         except ProfileNotFound as error:
             raise StoreError(Fault.NO_CREDENTIALS, f"profile: {error}") from None
-        except BotoCoreError as error:
+        except Exception as error:  # noqa: BLE001  botocore lets through what its sources raise
             raise StoreError(Fault.NO_CREDENTIALS, f"credentials: {error}") from None
 
     def _session(self, paths: dict[str, str]) -> "Session":
         from botocore.session import Session  # noqa: PLC0415
 
         session = Session(profile=self._profile or None)
+        # Before the resolver is made: it looks at them once.
+        for name, path in paths.items():
+            session.set_config_variable(name, path)
         resolver = session.get_component("credential_provider")
         for name in self._left_out:
             resolver.remove(name)
-        for name, path in paths.items():
-            session.set_config_variable(name, path)
         return session
 
     def _refresh(self) -> None:
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-
         try:
             self._freeze()
-        except BotoCoreError as error:
+        except Exception as error:  # noqa: BLE001  as above
             raise StoreError(Fault.EXPIRED_CREDENTIALS, f"credentials: {error}") from None
 
     def _freeze(self) -> None:

@@ -21,6 +21,7 @@ _BY_CODE = {
     "NoSuchVersion": Fault.NOT_FOUND,
     "NoSuchBucket": Fault.NO_SUCH_BUCKET,
     "NoSuchUpload": Fault.NO_SUCH_UPLOAD,
+    "AccessDenied": Fault.FORBIDDEN,  # has come with status 200
     "ExpiredToken": Fault.EXPIRED_CREDENTIALS,
     "TokenRefreshRequired": Fault.EXPIRED_CREDENTIALS,
     "InvalidToken": Fault.EXPIRED_CREDENTIALS,
@@ -75,6 +76,7 @@ _BY_STATUS = {
     507: Fault.QUOTA,
 }
 
+_SUCCESS = range(200, 300)
 _CLIENT_ERRORS = range(400, 500)
 _SKEW_LIMIT = 300.0  # seconds; S3 allows 900, and a clock this far off explains a 403
 
@@ -88,7 +90,8 @@ def classify(reply: Reply, what: str, *, clock: float | None = None) -> ReplyErr
     fields = parse_error(reply.body)
     code = fields.get("Code", "")
     status = reply.head.status
-    fallback = Fault.BAD_REQUEST if status in _CLIENT_ERRORS else Fault.BAD_REPLY
+    told = status in _CLIENT_ERRORS or (code and status in _SUCCESS)
+    fallback = Fault.BAD_REQUEST if told else Fault.BAD_REPLY
     fault = _BY_CODE.get(code) or _BY_STATUS.get(status, fallback)
     theirs = server_time(reply)
     if fault is Fault.FORBIDDEN and not code and clock and theirs:
@@ -118,7 +121,7 @@ def server_time(reply: Reply) -> float | None:
     """Return the server's clock, in seconds since the epoch, if it told the time."""
     try:
         return parsedate_to_datetime(reply.head.headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
 
 

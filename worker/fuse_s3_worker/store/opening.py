@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.config.spec import BucketSpec
@@ -122,12 +123,11 @@ class _Lines:
 
 def _at(target: Target, origin: str) -> Target:
     """Move a target to another host, but never from https to http."""
-    scheme, _, authority = origin.partition("://")
-    if scheme != target.endpoint.scheme:
+    parts = urlsplit(origin)
+    if parts.scheme != target.endpoint.scheme or not parts.hostname:
         raise StoreError(Fault.WRONG_REGION, f"a redirect to {origin} is not followed")
-    host, _, port = authority.partition(":")
-    port_number = int(port) if port.isdecimal() else {"http": 80, "https": 443}[scheme]
-    return target._replace(endpoint=Endpoint(scheme, host, port_number))
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return target._replace(endpoint=Endpoint(parts.scheme, parts.hostname, port))
 
 
 def _always(settings: Settings) -> dict[str, str]:

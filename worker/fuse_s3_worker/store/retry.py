@@ -74,7 +74,8 @@ class Retrier:
         return self.patience.throttled if throttled else self.patience.otherwise
 
     def _pause(self, error: StoreError, failures: int) -> float:
-        longest = min(self.patience.pause * 2.0**failures, self.patience.longest_pause)
+        doubled = self.patience.pause * 2.0 ** min(failures, 32)  # a float has no 2**1024
+        longest = min(doubled, self.patience.longest_pause)
         # Random over the whole length, so that what failed together does not return together.
         pause = random.uniform(0.0, longest)  # noqa: S311
         return max(pause, min(error.retry_after or 0.0, self.patience.longest_pause))

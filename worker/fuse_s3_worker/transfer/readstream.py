@@ -44,6 +44,7 @@ class _Parked(NamedTuple):
     unique: int
     start: int
     end: int
+    size: int  # as it was asked for: the version that is read in the end may have more bytes
 
 
 class Readers:
@@ -108,7 +109,7 @@ class ReadStream:
         if here:
             self._deliver(unique, offset, end)
         else:
-            self._parked.append(_Parked(unique, offset, end))
+            self._parked.append(_Parked(unique, offset, end, size))
             self._fetch_missing(offset, end)
         self._read_ahead(run)
 
@@ -121,13 +122,13 @@ class ReadStream:
                 return True
         return False
 
-    def close(self) -> None:
-        """Stop all transfers; memory goes back as they end."""
+    def close(self, error: ServeError | None = None) -> None:
+        """Stop all transfers; memory goes back as they end. READs that wait get `error`."""
         self._closed = True
         self._pool.remove_reclaimer(self)
         if self._reopening:
             self._reopening.cancel()
-        self._fail_parked(FileSystemError(errno.EBADF, "the file was closed"))
+        self._fail_parked(error or FileSystemError(errno.EBADF, "the file was closed"))
         self._drop_all()
 
     # -- answering ------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class ReadStream:
         for parked in self._parked[:]:
             if self._has(parked.start, parked.end):
                 self._parked.remove(parked)
-                self._deliver(*parked)
+                self._deliver(parked.unique, parked.start, parked.end)
 
     def _fail_parked(self, error: ServeError, segment: Segment | None = None) -> None:
         """Fail the READs that wait for `segment`, or all of them."""
@@ -265,7 +266,7 @@ class ReadStream:
         self._drop_all()
         parked, self._parked = self._parked, []
         for read in parked:
-            self.read(read.unique, read.start, read.end - read.start)
+            self.read(read.unique, read.start, read.size)
 
     # -- memory ---------------------------------------------------------------------------------
 

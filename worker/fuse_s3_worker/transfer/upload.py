@@ -314,9 +314,13 @@ class Upload:
         upload = await self._begin_multipart()
         return await self._store.complete_multipart(upload, done)
 
-    async def discard(self) -> None:
-        """Give up: the file was unlinked. Later writes are taken and lead nowhere."""
+    def abandon(self) -> None:
+        """The file was unlinked: writes are taken and lead nowhere."""
         self._discarding = True
+
+    async def discard(self) -> None:
+        """Give up what was written: the file was unlinked."""
+        self.abandon()
         async with self._turn:
             await self._give_up()
         self.dirty = False
@@ -365,7 +369,10 @@ class Upload:
 
         Raises:
             FileSystemError: EBUSY, part of it is on its way already.
+            ServeError: it could not be stored.
         """
+        if self.failed is not None:
+            raise self.failed
         if not self.in_memory:
             raise FileSystemError(
                 errno.EBUSY,

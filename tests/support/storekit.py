@@ -1,0 +1,117 @@
+"""A store of ours against any server, and signatures verified as a server would do it."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import botocore.auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as BotoCredentials
+
+from fuse_s3_worker.config.parse import configure
+from fuse_s3_worker.store.calls import Caller
+from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.credentials import Fixed, Provider
+from fuse_s3_worker.store.opening import _always, _Lines
+from fuse_s3_worker.store.retry import Patience, Retrier
+from fuse_s3_worker.store.sigv4 import Credentials
+from support import loops
+from support.rawserver import Request
+
+__all__ = ["KEY", "ONCE", "PERSISTENT", "caller_of", "make_store", "run", "signature_is_right"]
+
+_T = TypeVar("_T")
+
+KEY = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+
+ONCE = Patience(throttled=0.0, otherwise=0.0, pause=0.0, longest_pause=0.0)
+"""No second attempt."""
+
+PERSISTENT = Patience(throttled=20.0, otherwise=20.0, pause=0.0, longest_pause=0.0)
+"""A second attempt at once, and as many as it takes."""
+
+
+_made: list[_Lines] = []
+
+
+def run(main: Coroutine[Any, Any, _T], loop: str = "uvloop") -> _T:
+    """Return the result of `main`; the stores that it made lose their connections afterwards."""
+
+    async def tidy() -> _T:
+        try:
+            return await main
+        finally:
+            for lines in _made:
+                for pool in lines._pools.values():
+                    pool.close()
+            _made.clear()
+            await asyncio.sleep(0)
+
+    return loops.run(tidy(), loop)
+
+
+def make_store(
+    url: str,
+    options: str = "",
+    *,
+    provider: Provider | None = None,
+    patience: Patience = ONCE,
+    bucket: str = "bucket",
+    ca_bundle: str | None = None,
+) -> S3Store:
+    """Return a store for a bucket at `url`, put together as when mounting, without a probe."""
+    configuration = configure(bucket, options)
+    settings = configuration.settings
+    lines = _Lines(configuration.spec, settings, url, ca_bundle)
+    _made.append(lines)
+    region = settings.region or "us-east-1"
+    who = provider or Fixed(None if settings.no_sign_request else KEY)
+    caller = Caller(lines.make(region, ""), who, lines.make, _always(settings))
+    caller.retrier = Retrier(patience)
+    return S3Store(caller, bucket, settings)
+
+
+def caller_of(store: S3Store) -> Caller:
+    """Return what sends a store's requests."""
+    return store._caller
+
+
+class _Recorded(botocore.auth.S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
+    """botocore's signature of a request that has its time and its payload's hash already."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["payload"])
+
+
+def signature_is_right(
+    request: Request, credentials: Credentials = KEY, region: str = "us-east-1"
+) -> bool:
+    """Tell whether a server that knows `credentials` would accept the request."""
+    given = request.headers.get("authorization", "")
+    names = dict(part.split("=", 1) for part in given.split(" ")[1:] if "=" in part)
+    signed = names.get("SignedHeaders", "").rstrip(",").split(";")
+    if not {"host", "x-amz-date", "x-amz-content-sha256"} <= set(signed):
+        return False
+    # Whatever decides what is done or stored must be under the signature.
+    if any(name.startswith("x-amz-") and name not in signed for name in request.headers):
+        return False
+    auth = _Recorded(
+        BotoCredentials(credentials.access_key, credentials.secret_key, credentials.token or None),
+        "s3",
+        region,
+    )
+    copy = AWSRequest(
+        method=request.method,
+        url=f"http://{request.headers['host']}{request.target}",
+        headers={name: request.headers[name] for name in signed if name != "host"},
+    )
+    copy.context["payload"] = request.headers["x-amz-content-sha256"]
+    moment = datetime.strptime(request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    original: Any = botocore.auth.get_current_datetime
+    botocore.auth.get_current_datetime = lambda **_: moment.replace(tzinfo=None)
+    try:
+        auth.add_auth(copy)
+    finally:
+        botocore.auth.get_current_datetime = original
+    return bool(copy.headers["Authorization"] == given)

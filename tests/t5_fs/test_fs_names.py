@@ -1,0 +1,67 @@
+"""What is a name and what is a key, and what is not the other."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.fs.names import KEY_MAX, NAME_MAX, child_name, decode_name, nameable
+
+LONG = "n" * NAME_MAX
+WIDE = "ü" * (NAME_MAX // 2)  # 254 bytes
+
+
+@pytest.mark.parametrize(
+    "name", ["a", " ", "-", "a b", "ä€😀", "*", "\n", "\x7f", "...", LONG, WIDE]
+)
+def test_names_that_are_keys(name: str) -> None:
+    assert decode_name(name.encode(), "") == name
+    assert nameable(name)
+    assert child_name(f"dir/{name}", "dir/") == name
+    assert child_name(f"dir/{name}/", "dir/") == name
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        (LONG.encode() + b"n", errno.ENAMETOOLONG),
+        (WIDE.encode() + b"ab", errno.ENAMETOOLONG),
+        (b"\xff", errno.EILSEQ),
+        (b"a\xc3", errno.EILSEQ),
+        (b"\xed\xa0\x80", errno.EILSEQ),  # a surrogate
+        (b"\xc0\xaf", errno.EILSEQ),  # a slash in disguise
+    ],
+)
+def test_names_that_are_no_keys(name: bytes, number: int) -> None:
+    with pytest.raises(FileSystemError) as refused:
+        decode_name(name, "")
+    assert refused.value.errno == number
+
+
+@pytest.mark.parametrize("rest", ["", "/", "//", "/x", ".", "..", "./", "../", "a\0b", LONG + "n"])
+def test_keys_that_have_no_path(rest: str) -> None:
+    assert child_name(f"dir/{rest}", "dir/") is None
+
+
+def test_a_directory_and_its_marker_have_room_in_the_longest_key() -> None:
+    parent = "p" * (KEY_MAX - 10 - 1) + "/"
+    assert decode_name(b"n" * 9, parent) == "n" * 9  # and a slash, as a directory: 1,024 bytes
+    with pytest.raises(FileSystemError) as refused:
+        decode_name(b"n" * 10, parent)
+    assert refused.value.errno == errno.ENAMETOOLONG
+    with pytest.raises(FileSystemError):
+        decode_name("ü".encode() * 5, parent)
+
+
+@given(st.text(max_size=300), st.sampled_from(["", "dir/", "ä/b/"]))
+def test_every_name_that_is_shown_can_be_looked_up(rest: str, parent: str) -> None:
+    try:
+        key = (parent + rest).encode().decode()
+    except UnicodeEncodeError:
+        return  # no key at all
+    name = child_name(key, parent)
+    if name is not None:
+        assert decode_name(name.encode(), parent) == name
+        assert key in {parent + name, f"{parent}{name}/"}
