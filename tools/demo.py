@@ -12,11 +12,11 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -29,11 +29,13 @@ from support.rgw import Rgw, RgwUnavailableError
 ROOT = Path(__file__).resolve().parent.parent
 HELPER = Path("/sbin/mount.s3")
 
+_T = TypeVar("_T")
+
 _MIB = 1 << 20
 _LARGE_FILE = 64 * _MIB
 _THREADS = 8
 _SERVERS: dict[str, type[Moto] | type[Rgw]] = {"moto": Moto, "rgw": Rgw}
-_WORKER_GOES = 30.0  # seconds for a worker to end after its unmount
+_WORKER_GOES = 15.0  # seconds for a worker to end after its unmount
 _STEPS = 9
 
 
@@ -71,10 +73,10 @@ class Place:
         """Store an object."""
         self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=content)
 
-    def empty(self) -> None:
-        """Remove everything."""
-        for key in self.keys():
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+    def delete(self, key: str) -> int:
+        """Delete an object; return 0, the bytes that were moved."""
+        self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+        return 0
 
 
 class Demo:
@@ -134,11 +136,13 @@ class Demo:
         place = Place(client, bucket, f"fuse-s3-demo-{secrets.token_hex(4)}/", options)
         self._console.say(f"  everything goes below {place.prefix} and is deleted at the end")
         place.keys()  # an error that is found out now is one line
-        self._undo.callback(place.empty)
+        self._undo.callback(self._empty, place)
         return place
 
     def _own_server(self, name: str) -> Place:
         self._console.say("  starting it" if name == "moto" else "  installing and starting it")
+        no_proxy = _no_proxy()
+        os.environ.update(no_proxy)
         server = _SERVERS[name]()
         self._undo.callback(server.stop)
         server.start()
@@ -155,7 +159,7 @@ class Demo:
         self._console.say(
             f"  it serves the bucket demo at {endpoint}; its keys are good nowhere else"
         )
-        environment = server.store.environment
+        environment = server.store.environment | no_proxy
         for variable, value in environment.items():
             self._console.say(f"$ export {variable}={value}")
         return Place(client, "demo", "", [f"endpoint_url={endpoint}"], environment)
@@ -181,25 +185,32 @@ class Demo:
             f"Fill the bucket with it, over the S3 API, {_THREADS} requests at a time"
         )
         paths = [path for path in sorted(self._source.rglob("*")) if _is_key(path)]
-        threads = ThreadPoolExecutor(_THREADS)
-        try:
-            waiting = {threads.submit(self._store, place, path) for path in paths}
-            stored = 0
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.1)
-                stored += sum(future.result() for future in done)
-                self._console.progress(
-                    f"{len(paths) - len(waiting)} of {len(paths)} objects, {stored // _MIB} MiB",
-                    done=not waiting,
-                )
-        finally:
-            threads.shutdown(cancel_futures=True)
+        self._each(paths, lambda path: self._store(place, path), "objects")
 
     def _store(self, place: Place, path: Path) -> int:
         key = str(path.relative_to(self._source))
         content = path.read_bytes() if path.is_file() else b""
         place.put(key if path.is_file() else f"{key}/", content)
         return len(content)
+
+    def _empty(self, place: Place) -> None:
+        self._console.say(f"  deleting everything below {place.prefix}")
+        self._each(place.keys(), place.delete, "objects deleted")
+
+    def _each(self, items: Sequence[_T], work: Callable[[_T], int], what: str) -> None:
+        """Do `work`, which returns a number of bytes, for all items, several at a time."""
+        threads = ThreadPoolExecutor(_THREADS)
+        try:
+            waiting = {threads.submit(work, item) for item in items}
+            moved = 0
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.1)
+                moved += sum(future.result() for future in done)
+                size = f", {moved // _MIB} MiB" if moved else ""
+                text = f"{len(items) - len(waiting)} of {len(items)} {what}{size}"
+                self._console.progress(text, done=not waiting)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     # -- the mount ------------------------------------------------------------------------------
 
@@ -241,10 +252,11 @@ class Demo:
             self._console.run("umount", "-l", "mnt")
             raise DemoError("somebody still uses the mount: it ends when they leave it") from None
         until = time.monotonic() + _WORKER_GOES
-        while _runs(self._worker):
-            if time.monotonic() > until:
-                raise DemoError(f"worker {self._worker} did not end with its mount")
+        # Gone also from the process table: while it is there, its user cannot be removed.
+        while Path(f"/proc/{self._worker}").exists() and time.monotonic() < until:
             time.sleep(0.05)
+        if _runs(self._worker):
+            raise DemoError(f"worker {self._worker} did not end with its mount")
 
     # -- what it does ---------------------------------------------------------------------------
 
@@ -311,7 +323,11 @@ class Demo:
         console.step(
             f"Done. The bucket is at {self._mount_point}: look around from another terminal."
         )
-        input("  Enter takes everything away. ")
+        try:
+            input("  Enter takes everything away. ")
+        except KeyboardInterrupt:
+            console.say("")  # the terminal has left its ^C there
+            raise
 
 
 def _client_config(*, path_style: bool) -> Config:
@@ -321,6 +337,14 @@ def _client_config(*, path_style: bool) -> Config:
         max_pool_connections=2 * _THREADS,
         request_checksum_calculation="when_required",  # Ceph refuses trailing ones
     )
+
+
+def _no_proxy() -> dict[str, str]:
+    """Return what keeps requests to the loopback interface from a proxy, where there is one."""
+    if not any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy")):
+        return {}
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    return {"no_proxy": ",".join(filter(None, (known, "127.0.0.1")))}
 
 
 def _is_key(path: Path) -> bool:

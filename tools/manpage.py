@@ -24,6 +24,7 @@ _INLINE = re.compile(
     r"|\[(?P<text>[^\]]+)\]\([^)]+\)"
 )
 _FONTS = {"code": r"\fB", "bold": r"\fB", "italic": r"\fI", "text": ""}
+_BETWEEN_SENTENCES = re.compile(r"(?<=[a-z0-9)R]\.) (?=[A-Z\\])")
 _UNKNOWN = re.compile(r"(\d+\.|>|\+|\* |!\[|---|===|\|)")
 
 
@@ -52,9 +53,17 @@ def render(source: str, version: str) -> str:
         ".SH NAME",
         rf"{_text(title['name'])} \- {_text(title['what'])}",
     ]
-    return "\n".join(
-        [*head, *(line for block in blocks for line in _RENDER[block.kind](block))]
-    ) + ("\n")
+    body = [line for block in blocks for line in _RENDER[block.kind](block)]
+    return "\n".join([*head, *_without_empty_paragraphs(body)]) + "\n"
+
+
+def _without_empty_paragraphs(lines: list[str]) -> Iterator[str]:
+    """Leave out what begins a paragraph where a heading has just done so."""
+    after_heading = False
+    for line in lines:
+        if not (line == ".PP" and after_heading):
+            yield line
+        after_heading = line.startswith((".SH ", ".SS "))
 
 
 def write_pages(directory: Path, version: str) -> list[Path]:
@@ -186,11 +195,9 @@ _RENDER: dict[str, Callable[[_Block], list[str]]] = {
 
 
 def _filled(lines: list[str]) -> list[str]:
-    """Return running text, one line of it a line; emphasis may reach over the ends of lines."""
+    """Return running text, a sentence a line, as man(7) wants it for the space between them."""
     text = _text(" ".join(line.strip() for line in lines))
-    return [
-        _protected(line) for line in re.sub(r"(?<=[a-z\])][.:;]) (?=\S)", "\n", text).split("\n")
-    ]
+    return [_protected(line) for line in _BETWEEN_SENTENCES.split(text)]
 
 
 def _text(text: str) -> str:

@@ -24,6 +24,7 @@ from bench.workloads import WORKLOADS, Workload
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _GIB = 1 << 30
 _SCRATCH = 6  # times the content: object, spool, parts and what is being joined
+_SPARE = 1 << 30  # s3fs does not start with less than it may need one day
 _MEMORY = 8  # times the content, for everything
 _BUSY = 0.2  # processors; above, figures are not worth much
 
@@ -106,7 +107,7 @@ def _run(given: argparse.Namespace, contestants: list[Contestant]) -> int:
         _say("what is installed is not what this tree has: make install")
     measured: list[tuple[Workload, dict[str, Result]]] = []
     with contextlib.ExitStack() as stack:
-        base = stack.enter_context(scratch(_SCRATCH * given.size + 64 * 1024 * 1024))
+        base = stack.enter_context(scratch(_SCRATCH * given.size + _SPARE))
         server = stack.enter_context(Server(base))
         bench = Bench(base, server, Content(given.size), _say)
         stack.callback(bench.close)

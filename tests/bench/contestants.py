@@ -83,7 +83,7 @@ class Contestant:
             return f"{self.executable} is not installed"
         if self.needs_flag:
             done = subprocess.run(
-                [path, "help", "flags"], check=False, capture_output=True, text=True
+                [path, "mount", "--help"], check=False, capture_output=True, text=True
             )
             if self.needs_flag not in done.stdout:
                 return f"this version of {self.executable} has no {self.needs_flag}"

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = ["Bucket", "Keys", "Store", "wait_for_s3"]
 
 _REGION = "us-east-1"
 _THREADS = 8
+_BATCH = 1000  # keys that DeleteObjects takes
 
 
 class Keys(NamedTuple):
@@ -135,6 +137,13 @@ class Bucket:
         """Remove an object."""
         self.client.delete_object(Bucket=self.name, Key=key)
 
+    def wait_until_old(self, key: str, seconds: float = 2.0) -> float:
+        """Wait until an object is so old that no clock can confuse it with now; return its time."""
+        modified = float(self.head(key)["LastModified"].timestamp())
+        while time.time() < modified + seconds:
+            time.sleep(0.05)
+        return modified
+
     # -- many -----------------------------------------------------------------------------------
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -169,9 +178,10 @@ class Bucket:
             self.client.abort_multipart_upload(
                 Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"]
             )
-        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-            for _ in threads.map(self.delete, self.keys()):
-                pass
+        keys = self.keys()
+        for at in range(0, len(keys), _BATCH):
+            batch = [{"Key": key} for key in keys[at : at + _BATCH]]
+            self.client.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True})
 
 
 def files_below(directory: Path) -> Iterator[Path]:

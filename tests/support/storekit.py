@@ -1,15 +1,21 @@
 """A store of ours against any server, and signatures verified as a server would do it."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import botocore.auth
+import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 
 from fuse_s3_worker.config.parse import configure
+from fuse_s3_worker.http.connect import Connector
+from fuse_s3_worker.http.pool import Pool
+from fuse_s3_worker.store import opening
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.credentials import Fixed, Provider
@@ -19,7 +25,16 @@ from fuse_s3_worker.store.sigv4 import Credentials
 from support import loops
 from support.rawserver import Request
 
-__all__ = ["KEY", "ONCE", "PERSISTENT", "caller_of", "make_store", "run", "signature_is_right"]
+__all__ = [
+    "KEY",
+    "ONCE",
+    "PERSISTENT",
+    "bare_environment",
+    "caller_of",
+    "make_store",
+    "run",
+    "signature_is_right",
+]
 
 _T = TypeVar("_T")
 
@@ -32,23 +47,40 @@ PERSISTENT = Patience(throttled=20.0, otherwise=20.0, pause=0.0, longest_pause=0
 """A second attempt at once, and as many as it takes."""
 
 
-_made: list[_Lines] = []
+def bare_environment(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Take away every key of this machine, and the metadata service that it may have."""
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(directory / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(directory / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 def run(main: Coroutine[Any, Any, _T], loop: str = "uvloop") -> _T:
-    """Return the result of `main`; the stores that it made lose their connections afterwards."""
+    """Return the result of `main`; the pools that it made are closed afterwards.
+
+    The worker never closes one: it ends with its mount.
+    """
+    pools: list[Pool] = []
+
+    class Noted(Pool):
+        def __init__(self, connector: Connector, *, limit: int) -> None:
+            super().__init__(connector, limit=limit)
+            pools.append(self)
 
     async def tidy() -> _T:
         try:
             return await main
         finally:
-            for lines in _made:
-                for pool in lines._pools.values():
-                    pool.close()
-            _made.clear()
+            for pool in pools:
+                pool.close()
             await asyncio.sleep(0)
 
-    return loops.run(tidy(), loop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "Pool", Noted)
+        return loops.run(tidy(), loop)
 
 
 def make_store(
@@ -64,7 +96,6 @@ def make_store(
     configuration = configure(bucket, options)
     settings = configuration.settings
     lines = _Lines(configuration.spec, settings, url, ca_bundle)
-    _made.append(lines)
     region = settings.region or "us-east-1"
     who = provider or Fixed(None if settings.no_sign_request else KEY)
     caller = Caller(lines.make(region, ""), who, lines.make, _always(settings))

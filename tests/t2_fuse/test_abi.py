@@ -119,13 +119,14 @@ CONSTANTS: dict[str, int] = {
     "FUSE_FSYNC_FDATASYNC": abi.FSYNC_FDATASYNC,
     "FUSE_RELEASE_FLUSH": abi.RELEASE_FLUSH,
     "FUSE_UNIQUE_RESEND": abi.UNIQUE_RESEND,
-    **{f"FUSE_{flag.name}": flag.value for flag in InitFlag},
-    **{f"FATTR_{flag.name}": flag.value for flag in Fattr},
-    **{f"FOPEN_{flag.name}": flag.value for flag in FopenFlag},
+    # __members__ has the aliases too, which a slip of a digit would make.
+    **{f"FUSE_{name}": flag.value for name, flag in InitFlag.__members__.items()},
+    **{f"FATTR_{name}": flag.value for name, flag in Fattr.__members__.items()},
+    **{f"FOPEN_{name}": flag.value for name, flag in FopenFlag.__members__.items()},
 }
 ENUMERATORS: dict[str, int] = {
-    **{f"FUSE_{opcode.name}": opcode.value for opcode in Opcode},
-    **{f"FUSE_NOTIFY_{code.name}": code.value for code in NotifyCode},
+    **{f"FUSE_{name}": opcode.value for name, opcode in Opcode.__members__.items()},
+    **{f"FUSE_NOTIFY_{name}": code.value for name, code in NotifyCode.__members__.items()},
 }
 
 

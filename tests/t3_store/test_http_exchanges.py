@@ -78,7 +78,7 @@ def test_the_loop_writes_into_the_sinks_own_memory() -> None:
 
     async def exchange() -> None:
         async with opened() as wire:
-            sink = Memory(10)
+            sink = Memory(100)
             task = await start(wire, sink)
             await wire.deliver(partial(b"0123456789")[:-6])
             given = wire.connection.get_buffer(-1)
@@ -151,6 +151,22 @@ def test_an_empty_body_needs_no_memory() -> None:
             await wire.deliver(partial(b""))
             assert (await task).head.status == 206
             assert len(sink.heads) == 1
+
+    run(exchange())
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_reply_that_has_no_body_is_not_offered_to_the_sink(status: int) -> None:
+    """304 may announce the length that the body would have had."""
+
+    async def exchange() -> None:
+        async with opened() as wire:
+            sink = Memory(10)
+            task = await start(wire, sink)
+            await wire.deliver(b"HTTP/1.1 %d X\r\nContent-Length: 10\r\n\r\n" % status)
+            assert (await task).head.status == status
+            assert sink.heads == []
+            assert wire.connection.reusable
 
     run(exchange())
 

@@ -448,6 +448,18 @@ def refuses_checksums(request: Request) -> bytes:
     return answer(request)
 
 
+def test_every_upload_carries_a_checksum() -> None:
+    """[S45] Every upload carries a checksum that the store verifies, unless the store does not
+    know such checksums or `upload_checksum=off` is given.
+    """
+    for options, expected in (("", True), ("upload_checksum=off", False)):
+        uploads = [request for request in sent(options) if request.method == "PUT"]
+        assert len(uploads) == 2
+        for request in uploads:
+            carried = [name for name in request.headers if name.startswith("x-amz-checksum-")]
+            assert bool(carried) is expected
+
+
 def test_a_refused_checksum_is_left_out_and_not_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1,75 +1,29 @@
-"""botocore's chain as the worker uses it: every source for real, on loopback and in files."""
+"""Keys from the environment, from files in memory, and from programs."""
 
 import asyncio
-import contextlib
-import itertools
 import json
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.utils import ContainerMetadataFetcher
 
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.log import Redaction
-from fuse_s3_worker.store import credentials as module
 from fuse_s3_worker.store.credentials import Chain, Fixed, Secrets
 from fuse_s3_worker.store.sigv4 import Credentials
+from support.chains import NOTHING, SECRET, failure_of, key_of, loaded, memory_files
 from support.loops import run
-from support.rawserver import RawServer, Request, reply
-
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-NOTHING = Secrets(None, None)
+from support.storekit import bare_environment
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key of this machine, and no metadata service that it may have."""
-    for name in list(os.environ):
-        if name.startswith("AWS_") or name.upper().endswith("_PROXY"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
-
-
-def memory_files() -> int:
-    """Return how many descriptors of memory this process has open."""
-    found = 0
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found += "memfd:" in str(link.readlink())
-    return found
-
-
-@pytest.fixture(autouse=True)
-def no_copy_of_a_file_is_left() -> Iterator[None]:
+def nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    bare_environment(monkeypatch, tmp_path)
     before = memory_files()
     yield
     assert memory_files() == before
-
-
-def loaded(secrets: Secrets = NOTHING, *, profile: str = "", local_only: bool = False) -> Chain:
-    chain = Chain(secrets, Redaction(), profile=profile)
-    run(chain.load(local_only=local_only))
-    return chain
-
-
-def key_of(chain: Chain) -> Credentials | None:
-    return run(chain.current())
-
-
-def fault_of(load: Callable[[], object]) -> StoreError:
-    with pytest.raises(StoreError) as caught:
-        load()
-    assert SECRET not in str(caught.value)
-    return caught.value
 
 
 # -- environment and files -------------------------------------------------------------------------
@@ -78,7 +32,7 @@ def fault_of(load: Callable[[], object]) -> StoreError:
 def test_nothing_found_is_said_with_what_to_do() -> None:
     chain = loaded()
     assert not chain.found
-    error = fault_of(lambda: key_of(chain))
+    error = failure_of(lambda: key_of(chain))
     assert error.fault is Fault.NO_CREDENTIALS
     for way in ("passwd_file=", "profile=", "AWS_ACCESS_KEY_ID", "no_sign_request"):
         assert way in str(error)
@@ -143,7 +97,7 @@ def test_region_and_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_profile_that_is_not_there() -> None:
-    error = fault_of(lambda: loaded(Secrets(CREDENTIALS_FILE, None), profile="nobody"))
+    error = failure_of(lambda: loaded(Secrets(CREDENTIALS_FILE, None), profile="nobody"))
     assert error.fault is Fault.NO_CREDENTIALS
     assert "profile: " in str(error)
     assert "nobody" in str(error)
@@ -163,7 +117,7 @@ def test_a_profile_that_is_not_there() -> None:
 def test_files_that_are_broken_are_no_accident_of_ours(
     credentials_file: bytes | None, config_file: bytes | None
 ) -> None:
-    error = fault_of(lambda: loaded(Secrets(credentials_file, config_file)))
+    error = failure_of(lambda: loaded(Secrets(credentials_file, config_file)))
     assert error.fault is Fault.NO_CREDENTIALS
     assert str(error).startswith("credentials: ")
 
@@ -249,14 +203,14 @@ def test_a_program_gives_the_key(program: Program) -> None:
 )
 def test_a_program_that_fails(program: Program, text: str | None, status: int) -> None:
     program.says("AK", text=text, status=status)
-    error = fault_of(lambda: loaded(program.secrets))
+    error = failure_of(lambda: loaded(program.secrets))
     assert error.fault is Fault.NO_CREDENTIALS
     assert str(error).startswith("credentials: ")
 
 
 def test_a_program_that_is_not_there() -> None:
     secrets = Secrets(None, b"[default]\ncredential_process = /no/such/program\n")
-    error = fault_of(lambda: loaded(secrets))
+    error = failure_of(lambda: loaded(secrets))
     assert error.fault is Fault.NO_CREDENTIALS
     assert "/no/such/program" in str(error)
 
@@ -323,205 +277,11 @@ def test_fixed_credentials_never_change() -> None:
     run(main())
 
 
-# -- services --------------------------------------------------------------------------------------
-
-
-def temporary(number: int, minutes: float) -> bytes:
-    """A key as containers and instances get it."""
-    until = datetime.now(UTC) + timedelta(minutes=minutes)
-    answer = {
-        "Code": "Success",
-        "Type": "AWS-HMAC",
-        "LastUpdated": "2026-01-01T00:00:00Z",
-        "AccessKeyId": f"AK{number}",
-        "SecretAccessKey": SECRET,
-        "Token": f"token-of-{number}",
-        "RoleArn": "arn:aws:iam::123456789012:role/r",
-        "Expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-    return reply(200, json.dumps(answer).encode(), content_type="application/json")
-
-
-@pytest.fixture
-def no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHECK_EVERY", -1.0)
-
-
-class Metadata:
-    """IMDSv2: a token first, then the role's name, then its key."""
-
-    def __init__(self) -> None:
-        self.keys = 0
-
-    def __call__(self, request: Request) -> bytes:
-        if request.path == "/latest/api/token":
-            assert request.method == "PUT"
-            return reply(200, b"metadata-token")
-        if request.headers.get("x-aws-ec2-metadata-token") != "metadata-token":
-            return reply(401)
-        if request.path.endswith("/security-credentials/"):
-            return reply(200, b"the-role")
-        assert request.path == "/latest/meta-data/iam/security-credentials/the-role"
-        self.keys += 1
-        return temporary(self.keys, 600.0)
-
-
-@pytest.fixture
-def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Metadata, RawServer]]:
-    script = Metadata()
-    with RawServer.answering(script) as server:
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
-        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
-        yield script, server
-
-
-def test_an_instance_has_a_key(imds: tuple[Metadata, RawServer]) -> None:
-    assert key_of(loaded()) == Credentials("AK1", SECRET, "token-of-1")
-    assert [request.method for request in imds[1].requests] == ["PUT", "GET", "GET"]
-
-
-def test_between_two_looks_nobody_is_asked(imds: tuple[Metadata, RawServer]) -> None:
-    script, _ = imds
-
-    async def main() -> None:
-        chain = Chain(NOTHING, Redaction())
-        await chain.load()
-        await chain.current()
-        asked = script.keys
-        for _ in range(100):
-            await chain.current()
-        assert script.keys == asked
-
-    run(main())
-
-
-@pytest.mark.usefixtures("no_pause_between_looks")
-def test_a_key_is_renewed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five minutes are less than what botocore wants to be left: every look brings a new key."""
-    numbers = itertools.count(1)
-
-    async def main() -> None:
-        redaction = Redaction()
-        chain = Chain(NOTHING, redaction)
-        await chain.load()
-        seen = [await chain.current() for _ in range(3)]
-        assert len({key.access_key for key in seen if key}) == 3
-        for key in seen:
-            assert key is not None
-            assert key.token == f"token-of-{key.access_key[2:]}"
-            assert redaction.clean(key.token) == "***"
-
-    with RawServer.answering(lambda _: temporary(next(numbers), 5.0)) as server:
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/key")
-        run(main())
-
-
-@pytest.mark.usefixtures("no_pause_between_looks")
-def test_a_key_that_cannot_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
-    gone = threading.Event()
-
-    def script(_: Request) -> bytes:
-        return reply(400, b'{"message": "role is gone"}') if gone.is_set() else temporary(1, 5.0)
-
-    async def main() -> None:
-        chain = Chain(NOTHING, Redaction())
-        await chain.load()
-        gone.set()
-        with pytest.raises(StoreError, match="role is gone") as caught:
-            await chain.current()
-        assert caught.value.fault is Fault.EXPIRED_CREDENTIALS
-        assert SECRET not in str(caught.value)
-
-    with RawServer.answering(script) as server:
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/key")
-        run(main())
-
-
-def test_local_only_asks_nobody_around(
-    imds: tuple[Metadata, RawServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, server = imds
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/container")
-    assert not loaded(local_only=True).found
-    assert server.requests == []
-    assert server.connections == 0
-
-
-def test_a_container_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    with RawServer.answering(lambda _: temporary(7, 600)) as server:
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/key?x=1")
-        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
-        assert key_of(loaded()) == Credentials("AK7", SECRET, "token-of-7")
-        assert server.requests[0].target == "/key?x=1"
-        assert server.requests[0].headers["authorization"] == "let me in"
-
-
-def test_a_container_address_that_botocore_does_not_trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://192.0.2.1/key")
-    error = fault_of(loaded)
-    assert error.fault is Fault.NO_CREDENTIALS
-    assert "192.0.2.1" in str(error)
-
-
-STS = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
-<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>AKWEB</AccessKeyId>
-<SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken>web-token</SessionToken>
-<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
-<AssumedRoleUser><Arn>arn:aws:sts::1:assumed-role/r/s</Arn><AssumedRoleId>x</AssumedRoleId>
-</AssumedRoleUser></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>""".encode()
-
-STS_REFUSAL = b"""<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>
-<Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>
-</ErrorResponse>"""
-
-
-def web_identity(monkeypatch: pytest.MonkeyPatch, server: RawServer, token: Path) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
-    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
-
-
-def test_a_web_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("identity.of.a.pod")
-    with RawServer.answering(lambda _: reply(200, STS, content_type="text/xml")) as server:
-        web_identity(monkeypatch, server, token)
-        chain = loaded(local_only=True)
-        assert key_of(chain) == Credentials("AKWEB", SECRET, "web-token")
-        assert b"WebIdentityToken=identity.of.a.pod" in server.requests[0].body
-        assert chain.endpoint_url == "", "the address of STS is not that of S3"
-
-
-def test_a_web_identity_that_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("identity")
-    answer = reply(403, STS_REFUSAL, content_type="text/xml")
-    with RawServer.answering(lambda _: answer) as server:
-        web_identity(monkeypatch, server, token)
-        error = fault_of(loaded)
-    assert error.fault is Fault.NO_CREDENTIALS
-    assert "Not authorized to perform" in str(error)
-
-
-def test_a_web_identity_without_its_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It lies where only another user may read: the worker is nobody."""
-    with RawServer.answering([]) as server:
-        web_identity(monkeypatch, server, tmp_path / "missing")
-        error = fault_of(loaded)
-    assert error.fault is Fault.NO_CREDENTIALS
-    assert "missing" in str(error)
-
-
 # -- the order -------------------------------------------------------------------------------------
 
 
-def test_the_order_of_the_chain(
-    imds: tuple[Metadata, RawServer], program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Environment, credentials file, programs, and what is around at last."""
-    del imds
+def test_the_order_of_the_chain(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment, credentials file, programs; what is around comes last, if at all."""
     everything = Secrets(CREDENTIALS_FILE, program.secrets._files["config_file"])
     found = []
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKENV")
@@ -530,8 +290,4 @@ def test_the_order_of_the_chain(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     found.append(key_of(loaded(everything)))
     found.append(key_of(loaded(program.secrets)))
-    found.append(key_of(loaded()))
-    names = [key.access_key for key in found if key]
-    assert names[:3] == ["AKENV", "AKDEFAULT", "AKFIRST"]
-    assert names[3].startswith("AK")
-    assert names[3][2:].isdecimal()
+    assert [key.access_key for key in found if key] == ["AKENV", "AKDEFAULT", "AKFIRST"]

@@ -93,6 +93,11 @@ REFUSALS = [
 def test_the_meaning_of_a_refusal(
     status: int, code: str, fault: Fault, number: int, temporary: bool
 ) -> None:
+    """Beside what users are told of.
+
+    [S55] What the store forbids gives EACCES. [S57] An object in an archive storage class gives
+    EACCES when it is read. [S58] A store that is full gives EDQUOT.
+    """
     error = classify(reply(status, code), "GetObject 'k'")
     assert (error.fault, error.errno, error.temporary) == (fault, number, temporary)
     assert (error.status, error.code) == (status, code)

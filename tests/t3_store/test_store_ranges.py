@@ -156,6 +156,12 @@ def test_other_bytes_are_refused_before_one_of_them_is_in_memory(answer: bytes) 
     assert received == b""
 
 
+def test_the_start_of_an_object_is_checked_as_well() -> None:
+    error, received = refused(partial(CONTENT[5:15], 5), 0, 10)
+    assert error.fault is Fault.BAD_REPLY
+    assert received == b""
+
+
 def test_another_version_is_refused_before_one_byte_of_it_is_in_memory() -> None:
     error, received = refused(partial(WANTED, 100, '"another"'))
     assert error.fault is Fault.CHANGED

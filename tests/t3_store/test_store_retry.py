@@ -1,6 +1,7 @@
 """Trying again: for how long, with which pauses, and how loudly. In virtual time."""
 
 import asyncio
+import errno
 import logging
 import random
 from collections.abc import Callable
@@ -81,6 +82,16 @@ def test_patience_ends(patience: Patience, error: StoreError) -> None:
     assert fails(operation, Retrier(patience)) is error
     limit = patience.throttled if error is THROTTLED else patience.otherwise
     assert limit - patience.longest_pause <= operation.lasted <= limit
+
+
+@pytest.mark.parametrize(("error", "limit"), [(THROTTLED, 300.0), (UNREACHABLE, 60.0)])
+def test_how_long_users_wait(error: StoreError, limit: float) -> None:
+    """[S56] Throttling is waited out for up to 5 minutes, any other temporary failure for up to
+    one; after that it is EIO.
+    """
+    operation = always(error)
+    assert fails(operation, Retrier()).errno == errno.EIO
+    assert limit - 10.0 <= operation.lasted <= limit
 
 
 def test_throttling_gets_the_most_patience_and_mount_gets_its_answer() -> None:

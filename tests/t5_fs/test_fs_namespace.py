@@ -282,6 +282,19 @@ async def test_a_directory_stays_when_the_last_thing_in_it_goes() -> None:
 
 
 @on_loop()
+async def test_the_directories_above_stay_too() -> None:
+    async with tree({"a/b/c/file": b""}, lifetime=0.0) as t:
+        await t.unlink("a/b/c/file")
+        assert await t.list("a/b") == {"c": True}
+        assert await t.exists("a/b/c")
+        await t.rmdir("a/b/c")
+        assert await t.list("a") == {"b": True}
+        await asyncio.sleep(namespace._KEEP_AFTER + 1)
+        assert t.store.keys() == ["a/b/"]
+        assert await t.list("a/b") == {}
+
+
+@on_loop()
 async def test_a_directory_that_is_removed_with_its_content_gets_no_marker() -> None:
     """What `rm -r` does: it is spared two requests for each directory."""
     async with tree({"d/1": b"", "d/2": b"", "d/e/3": b""}) as t:

@@ -112,7 +112,7 @@ def test_a_detached_directory_stays_for_what_is_open_in_it() -> None:
 def test_detaching_ends_that_it_exists_because_of_this_mount() -> None:
     nodes = Nodes("")
     node = known(nodes, nodes.root, "d", directory=True)
-    node.kept = True
+    node.kept = 1
     assert node.local
     nodes.detach(node)
     assert node.gone

@@ -84,6 +84,7 @@ def test_put_head_get_and_both_listings_tell_one_etag_size_and_time(bucket: Buck
     first = bucket.client.list_objects(Bucket=bucket.name)["Contents"][0]
     assert etag == head["ETag"] == entry["ETag"] == first["ETag"]
     assert head["ContentLength"] == entry["Size"] == first["Size"] == 5
+    assert head["ResponseMetadata"]["RequestId"]
     assert head["LastModified"] == entry["LastModified"] == first["LastModified"]
 
 
@@ -172,6 +173,12 @@ def test_what_it_does_not_know_it_refuses(bucket: Bucket, call: str) -> None:
     assert _code(raised) == "NotImplemented"
 
 
+def test_a_part_of_an_object_is_refused_and_not_taken_for_an_empty_one(bucket: Bucket) -> None:
+    bucket.put("key", b"content")
+    with pytest.raises(ClientError):
+        bucket.client.get_object(Bucket=bucket.name, Key="key", PartNumber=1)
+
+
 def test_signed_chunks_are_refused_and_not_stored_as_content(
     bucket: Bucket, server: Server
 ) -> None:
@@ -224,6 +231,7 @@ def test_listings_page_by_page(bucket: Bucket, version: int, prefix: str, delimi
             found, prefixes = found + names, prefixes + commons
             if not page["IsTruncated"]:
                 break
+            assert len(found) + len(prefixes) <= len(keys), "the listing does not end"
             more = {token: page[answer]}
         assert (found, prefixes) == _model(keys, prefix, delimiter)
 
@@ -320,11 +328,12 @@ def test_wrong_completions_are_refused(bucket: Bucket) -> None:
 
 
 def _leftovers(server: Server) -> list[Path]:
-    """Return the files of parts and bodies; nginx removes the latter after it has answered."""
+    """Return what lies of parts and bodies; nginx removes the latter after it has answered."""
     base = server.file("").parent.parent
 
     def files() -> list[Path]:
-        return [p for name in ("parts", "bodies") for p in (base / name).rglob("*") if p.is_file()]
+        bodies = [path for path in (base / "bodies").rglob("*") if path.is_file()]
+        return bodies + list((base / "parts").iterdir())
 
     try:
         wait_until(lambda: not files(), "no leftovers", 5.0)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import stat
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -77,7 +78,8 @@ class Adapter:
             self._failed(header, error, answer=row.replies)
             return
         if work is not None:
-            self._start(header, work, interruptible=row.interruptible)
+            interruptible = row.interruptible and not _truncates(message)
+            self._start(header, work, interruptible=interruptible)
 
     def _start(self, header: Header, work: Work, *, interruptible: bool) -> None:
         task = asyncio.create_task(self._finish(header, work))
@@ -348,6 +350,11 @@ class Adapter:
         else:
             self._fs.forget(found.node.id, 0)  # nobody refers to it, if it is new
         return fits
+
+
+def _truncates(message: requests.Message) -> bool:
+    """Tell whether an OPEN ends what was written so far, which is not to be left half done."""
+    return isinstance(message, requests.Open) and bool(message.flags & os.O_TRUNC)
 
 
 def _lifetime(seconds: float) -> int:

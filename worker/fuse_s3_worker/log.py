@@ -33,7 +33,7 @@ _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERRO
 
 _SIGNATURE = re.compile(
     r"(?i)((?:x-amz-signature|x-amz-security-token|x-amz-credential|signature|authorization)"
-    r"\s*[=:]\s*)[^\s&,;\"']+"
+    r"['\"]?\s*[=:]\s*['\"]?(?:(?:basic|bearer)\s+)?)[^\s&,;\"']+"
 )
 
 

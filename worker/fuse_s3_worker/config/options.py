@@ -53,9 +53,15 @@ Upper = Annotated[
     str, BeforeValidator(lambda word: word.upper() if isinstance(word, str) else word)
 ]
 
-# s3fs's 0 to 4 (its manual: dbglevel) and its words
-_LOG_WORDS = {"crit": "error", "err": "error", "warn": "warning", "dbg": "debug", "silent": "error"}
+# What s3fs takes for dbglevel=, in either case, beside the words that are ours too.
+_LOG_WORDS = {
+    **dict.fromkeys(("silent", "critical", "crit", "err"), "error"),
+    **dict.fromkeys(("wan", "warn"), "warning"),
+    **dict.fromkeys(("inf", "information"), "info"),
+    "dbg": "debug",
+}
 _SSE_WORDS = {"1": "AES256", "": "AES256"}
+_RRS_WORDS = {"1": "REDUCED_REDUNDANCY", "": "REDUCED_REDUNDANCY", "0": "STANDARD"}
 
 
 class Settings(BaseModel):
@@ -103,7 +109,7 @@ class Settings(BaseModel):
     endpoint_url: Annotated[
         str,
         Field(
-            pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
+            pattern=r"^(https?://[^\s/?#[:^ascii:]]+(/[^\s?#[:^ascii:]]*)?)?$",
             description="address of an S3 server that is not Amazon's",
         ),
         Option("http:// or https:// URL", "Amazon S3", (Alias("url"), Alias("host"))),
@@ -161,7 +167,9 @@ class Settings(BaseModel):
         Upper,
         Field(pattern=r"^[A-Z_]*$", description="storage class of new objects"),
         Option(
-            "a storage class", "the bucket's", (Alias("use_rrs", _constant("REDUCED_REDUNDANCY")),)
+            "a storage class",
+            "the bucket's",
+            (Alias("use_rrs", lambda value: _RRS_WORDS.get(value, value)),),
         ),
     ] = ""
     sse: Annotated[
@@ -175,7 +183,7 @@ class Settings(BaseModel):
     ] = ""
     sse_kms_key_id: Annotated[
         str,
-        Field(description="key for sse=aws:kms and aws:kms:dsse"),
+        Field(pattern=r"^[!-~]*$", description="key for sse=aws:kms and aws:kms:dsse"),
         Option("key id or ARN", "the account's"),
     ] = ""
     part_size: Annotated[
@@ -223,7 +231,7 @@ class Settings(BaseModel):
             "error, warning, info or debug",
             "info",
             (
-                Alias("dbglevel", lambda value: _LOG_WORDS.get(value, value)),
+                Alias("dbglevel", lambda value: _LOG_WORDS.get(value.lower(), value.lower())),
                 Alias("debug", _constant("debug")),
             ),
         ),

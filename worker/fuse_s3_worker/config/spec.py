@@ -38,6 +38,8 @@ def parse_spec(spec: str) -> BucketSpec:
             )
         return BucketSpec(spec, "")
     rest = spec.removeprefix("s3://")
+    if re.match(r"[A-Za-z0-9+.-]+://", rest):
+        raise SpecError(f"'{spec}' is no bucket: give its name, and the server by endpoint_url=")
     bucket, slash, prefix = rest.partition("/")
     bucket = bucket.removesuffix(":") if slash else bucket
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
@@ -59,6 +61,10 @@ def normal_prefix(prefix: str) -> str:
         return ""
     if any(part in {"", ".", ".."} for part in trimmed.split("/")):
         raise SpecError(f"prefix '{prefix}': empty, '.' and '..' cannot be parts of a path")
-    if len(trimmed.encode("utf-8", "surrogateescape")) >= _KEY_MAX:
+    try:
+        length = len(trimmed.encode())
+    except UnicodeEncodeError:
+        raise SpecError("the prefix is not UTF-8, as all keys are") from None
+    if length >= _KEY_MAX:
         raise SpecError(f"prefix of more than {_KEY_MAX} bytes: no key is that long")
     return trimmed + "/"

@@ -190,17 +190,21 @@ class Namespace:
         because whoever removed its content mostly removes it too.
         """
         listing = self._core.metadata.listing(directory.key)
-        if directory.id == ROOT_ID or directory.info is not None or directory.kept or listing:
+        if directory.id == ROOT_ID or directory.info is not None or listing:
             return
-        directory.kept = True
-        directory.pins += 1
+        if directory.id in self._keepers:
+            return
+        line = _implicit_line(directory)
+        for node in line:
+            node.kept += 1
+            node.pins += 1
         keeper = _Keeper(asyncio.get_running_loop().create_future(), asyncio.Event())
         self._keepers[directory.id] = keeper
-        self._core.spawn(self._keep_for_good(directory, keeper), "marker_failed", directory)
+        self._core.spawn(self._keep_for_good(line, keeper), "marker_failed", directory)
 
-    async def _keep_for_good(self, directory: Node, keeper: _Keeper) -> None:
+    async def _keep_for_good(self, line: list[Node], keeper: _Keeper) -> None:
         """Write a marker if nothing is left, unless it is decided otherwise in the meantime."""
-        decision, ended = keeper
+        directory, (decision, ended) = line[0], keeper
         try:
             await asyncio.wait([decision], timeout=_KEEP_AFTER)
             if not decision.done():
@@ -209,9 +213,10 @@ class Namespace:
                 await self._write_marker(directory)
         finally:
             ended.set()
-            directory.kept = False
             del self._keepers[directory.id]
-            self._core.nodes.unpin(directory)
+            for node in line:
+                node.kept = max(node.kept - 1, 0)
+                self._core.nodes.unpin(node)
 
     async def _first_key(self, directory: Node) -> bool:
         return bool((await self._core.store.list_page(directory.key, max_keys=1)).objects)
@@ -232,6 +237,15 @@ class Namespace:
         for decision, _ in self._keepers.values():
             if not decision.done():
                 decision.set_result(True)
+
+
+def _implicit_line(directory: Node) -> list[Node]:
+    """Return a directory and those above that only exist because of it, as far as is known."""
+    line, node = [directory], directory.parent
+    while node is not None and node.id != ROOT_ID and node.info is None:
+        line.append(node)
+        node = node.parent
+    return line
 
 
 def _has_local(directory: Node) -> bool:

@@ -33,7 +33,8 @@ class Node:
         nlookup: references of the kernel.
         writers: how many handles can write.
         pins: reasons of ours to keep it: open handles, work under way.
-        kept: a directory that exists here although, maybe, no key says so any more.
+        kept: how often a directory is looked after that exists here although, maybe, no key says
+            so any more.
         gone: it was removed, or replaced by something of another kind.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
     """
@@ -59,7 +60,7 @@ class Node:
         self.nlookup = 0
         self.pins = 0
         self.writers = 0
-        self.kept = False
+        self.kept = 0
         self.gone = False
         self.unlinked = False
 
@@ -74,7 +75,7 @@ class Node:
     @property
     def local(self) -> bool:
         """Tell whether it exists because of this mount, whatever the bucket says."""
-        return self.kept or (self.upload is not None and self.upload.failed is None)
+        return bool(self.kept) or (self.upload is not None and self.upload.failed is None)
 
 
 class Nodes:
@@ -111,7 +112,7 @@ class Nodes:
     def detach(self, node: Node) -> None:
         """Take a node out of the tree: its name is free. The kernel may still refer to its id."""
         node.gone = True
-        node.kept = False
+        node.kept = 0
         if node.parent is not None and node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
         self.drop_unused(node)

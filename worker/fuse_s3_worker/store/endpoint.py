@@ -73,7 +73,9 @@ def _amazon(settings: Settings, bucket: str, region: str, url: str) -> Target:
         found = _rules()(**parameters)
     except BotoCoreError as error:
         raise EndpointError(f"no endpoint for {bucket} in {region}: {error}") from None
-    scheme = found.properties["authSchemes"][0]
+    schemes = found.properties["authSchemes"]
+    # Outposts would rather have the asymmetric signature, and take ours as well.
+    scheme = next((one for one in schemes if one["name"] == "sigv4"), schemes[0])
     if scheme["name"] != "sigv4":
         kind = {"sigv4a": "multi-region access point", "sigv4-s3express": "directory bucket"}
         what = kind.get(scheme["name"], scheme["name"])
@@ -96,11 +98,13 @@ def _rules() -> Callable[..., Any]:
 
 
 def _split(url: str) -> tuple[Endpoint, str]:
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port or _USUAL_PORT[parts.scheme]
+    except KeyError:  # the environment's is no option, and was not validated as one
+        raise EndpointError(f"endpoint_url={url}: neither http:// nor https://") from None
     except ValueError:
-        raise EndpointError(f"endpoint_url={url}: bad port") from None
+        raise EndpointError(f"endpoint_url={url}: bad host or port") from None
     if not parts.hostname:
         raise EndpointError(f"endpoint_url={url}: no host")
     return Endpoint(parts.scheme, parts.hostname, port), parts.path.rstrip("/")

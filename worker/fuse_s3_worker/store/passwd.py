@@ -32,10 +32,12 @@ def credentials_for(bucket: str, text: str, path: str) -> Credentials:
             pairs[name] = value
         else:
             _add(keys, line, f"{path}, line {number}")
-    if pairs.keys() == _KEYS:
+    if pairs.keys() == _KEYS and all(pairs.values()):
         keys.setdefault("", Credentials(pairs["AWSAccessKeyId"], pairs["AWSSecretKey"]))
     elif pairs:
-        raise PasswdFileError(f"{path}: AWSAccessKeyId= and AWSSecretKey= need each other")
+        raise PasswdFileError(
+            f"{path}: AWSAccessKeyId= and AWSSecretKey= need each other, and values"
+        )
     found = keys.get(bucket) or keys.get("")
     if found is None:
         raise PasswdFileError(f"{path}: no key for bucket {bucket}, and none for every bucket")

@@ -1,0 +1,497 @@
+"""The whole file system beside a model that is a dict: random programs, and another client.
+
+The model knows keys and bytes, and what POSIX and the promises of this file system make of them.
+After each step the bucket must be what the model says, and so must everything a program can see.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
+
+from fuse_s3_worker.config.units import MIB
+from fuse_s3_worker.errors import ServeError
+from fuse_s3_worker.fs import namespace
+from fuse_s3_worker.fs.nodes import ROOT_ID
+from support.pattern import pattern
+from support.tree import LIFETIME, Tree
+from support.virtualtime import Bench, settle
+
+_T = TypeVar("_T")
+
+FIRST_PART = 64  # bytes: small files and large ones, both of a few bytes
+
+PATHS = ["a", "b", "d", "d/a", "d/b", "e", "e/a", "e/d", "e/d/a"]
+ANY = st.sampled_from(PATHS)
+DATA = st.integers(0, FIRST_PART * 2)
+
+
+def parent_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+@dataclass(eq=False)
+class OpenFile:
+    """What the model knows of a file while it is open.
+
+    Attributes:
+        content: as this mount sees it.
+        stored: as the bucket has it; None before it has anything.
+        changed: whether there is something to be stored.
+        versions: all that it was since it was opened, stored or not.
+    """
+
+    path: str
+    content: bytes
+    stored: bytes | None
+    changed: bool
+    unlinked: bool = False
+    handles: int = 0
+    writers: int = 0
+    versions: list[bytes] = field(default_factory=list)
+
+    def set(self, content: bytes) -> None:
+        self.content = content
+        self.changed = True
+        self.versions.append(content)
+
+
+@dataclass(eq=False)
+class Handle:
+    number: int
+    flags: int
+    file: OpenFile
+
+    @property
+    def writes(self) -> bool:
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def reads(self) -> bool:
+        return self.flags & os.O_ACCMODE != os.O_WRONLY
+
+
+class Model:
+    """Keys and bytes.
+
+    Attributes:
+        bucket: what is stored.
+        kept: directories that have lost their last key just now, and stay all the same.
+        opened: files that are open, by path, as far as they still have one.
+    """
+
+    def __init__(self) -> None:
+        self.bucket: dict[str, bytes] = {}
+        self.kept: set[str] = set()
+        self.opened: dict[str, OpenFile] = {}
+
+    def is_directory(self, path: str) -> bool:
+        if not path:
+            return True
+        if not self.is_directory(parent_of(path)):
+            return False
+        known = [*self.bucket, *(f"{kept}/" for kept in self.kept)]
+        return any(key.startswith(f"{path}/") for key in known)
+
+    def content(self, path: str) -> bytes | None:
+        """What is in a file; None when it is none."""
+        if self.is_directory(path) or not self.is_directory(parent_of(path)):
+            return None
+        opened = self.opened.get(path)
+        if opened is not None and opened.writers:
+            return opened.content
+        return self.bucket.get(path)
+
+    def exists(self, path: str) -> bool:
+        return self.is_directory(path) or self.content(path) is not None
+
+    def children(self, path: str) -> dict[str, bool]:
+        inside = f"{path}/" if path else ""
+        names = {
+            key.removeprefix(inside).partition("/")[0]
+            for key in {*self.bucket, *self.opened, *self.kept}
+            if key.startswith(inside) and key != inside
+        }
+        return {n: self.is_directory(inside + n) for n in names if self.exists(inside + n)}
+
+    def removed_from(self, path: str) -> None:
+        """Something was removed in the directory `path`: it does not go with it."""
+        if path and not any(key.startswith(f"{path}/") for key in self.bucket):
+            self.kept.add(path)
+
+    def settle(self) -> None:
+        """A moment later, kept directories have markers where they need them."""
+        for path in sorted(self.kept):
+            if not any(key.startswith(f"{path}/") for key in self.bucket):
+                self.bucket[f"{path}/"] = b""
+        self.kept.clear()
+
+    def busy(self, path: str) -> bool:
+        """Tell whether anything at, above or below `path` is open."""
+        return any(
+            f"{opened}/".startswith(f"{path}/") or f"{path}/".startswith(f"{opened}/")
+            for opened in self.opened
+        )
+
+
+class FileSystemMachine(RuleBasedStateMachine):
+    """Programs that use a mount."""
+
+    handles = Bundle("handles")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.t = self.run(self._set_up())
+        self.model = Model()
+        self.seed = 0
+
+    async def _set_up(self) -> Tree:
+        return Tree(budget=8 * MIB, first_part=FIRST_PART, part_min=1)
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self.bench.run(work)
+
+    def _data(self, size: int) -> bytes:
+        self.seed += 1
+        return pattern(size, self.seed)
+
+    def _try(self, work: Coroutine[Any, Any, object], expected: int = 0) -> bool:
+        """Run `work`, which must come to the errno `expected`; tell whether that is success."""
+        assert self._outcome(work) == expected
+        return not expected
+
+    def _outcome(self, work: Coroutine[Any, Any, object]) -> int:
+        """Run `work`; return the errno that it comes to, 0 for success."""
+        try:
+            self.run(work)
+        except ServeError as error:
+            return error.errno
+        return 0
+
+    def _missing(self, path: str) -> int:
+        """Return the errno of looking a path up that is not there."""
+        parent = parent_of(path)
+        if self.model.is_directory(parent):
+            return errno.ENOENT
+        return errno.ENOTDIR if self.model.exists(parent) else self._missing(parent)
+
+    # -- names ----------------------------------------------------------------------------------
+
+    def _vacant(self, path: str) -> int:
+        if not self.model.is_directory(parent_of(path)):
+            return self._missing(path)
+        return errno.EEXIST if self.model.exists(path) else 0
+
+    @rule(path=ANY)
+    def mkdir(self, path: str) -> None:
+        if self._try(self.t.mkdir(path), self._vacant(path)):
+            self.model.bucket[f"{path}/"] = b""
+
+    @rule(path=ANY)
+    def mknod(self, path: str) -> None:
+        if self._try(self.t.mknod(path), self._vacant(path)):
+            self.model.bucket[path] = b""
+
+    @rule(path=ANY)
+    def unlink(self, path: str) -> None:
+        expected = 0
+        if not self.model.exists(path):
+            expected = self._missing(path)
+        elif self.model.is_directory(path):
+            expected = errno.EISDIR
+        if self._try(self.t.unlink(path), expected):
+            self.model.bucket.pop(path, None)
+            opened = self.model.opened.pop(path, None)
+            if opened is not None:
+                opened.unlinked = True
+            self.model.removed_from(parent_of(path))
+
+    @rule(path=ANY)
+    def rmdir(self, path: str) -> None:
+        expected = 0
+        if not self.model.exists(path):
+            expected = self._missing(path)
+        elif not self.model.is_directory(path):
+            expected = errno.ENOTDIR
+        elif self.model.children(path):
+            expected = errno.ENOTEMPTY
+        if self._try(self.t.rmdir(path), expected):
+            self.model.bucket.pop(f"{path}/", None)
+            self.model.kept.discard(path)
+            self.model.removed_from(parent_of(path))
+
+    @rule(path=ANY | st.just(""), offset=st.integers(0, 8), plus=st.booleans())
+    def list_directory(self, path: str, offset: int, *, plus: bool) -> None:
+        if not self.model.is_directory(path):
+            return
+        expected = self.model.children(path)
+        assert self.run(self.t.list(path, plus=plus)) == expected
+        records = self.run(self._records(path, offset))
+        assert len(set(records)) == len(records) == max(len(expected) + 2 - offset, 0)
+        assert set(records) <= {".", "..", *expected}
+
+    async def _records(self, path: str, offset: int) -> list[str]:
+        number = self.t.fs.directories.opendir(await self.t.walk(path))
+        found = [r.name.decode() async for r in self.t.fs.directories.entries(number, offset)]
+        self.t.fs.directories.releasedir(number)
+        return found
+
+    # -- open files -----------------------------------------------------------------------------
+
+    def _opened(self, number: int, flags: int, file: OpenFile) -> Handle:
+        self.model.opened[file.path] = file
+        handle = Handle(number, flags, file)
+        file.handles += 1
+        file.writers += handle.writes
+        return handle
+
+    @rule(target=handles, path=ANY, flags=st.sampled_from([os.O_WRONLY, os.O_RDWR]))
+    def create(self, path: str, flags: int) -> Handle | MultipleResults[Handle]:
+        if self._vacant(path):  # the kernel looks first
+            return multiple()
+        number = self.run(self.t.create(path, flags))
+        return self._opened(number, flags, OpenFile(path, b"", None, changed=True))
+
+    @rule(
+        target=handles,
+        path=ANY,
+        flags=st.sampled_from(
+            [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_TRUNC]
+        ),
+    )
+    def open(self, path: str, flags: int) -> Handle | MultipleResults[Handle]:
+        content = self.model.content(path)
+        if content is None:
+            expected = errno.EISDIR if self.model.is_directory(path) else self._missing(path)
+            self._try(self.t.open(path, flags), expected)
+            return multiple()
+        file = self.model.opened.get(path)
+        if file is None:
+            file = OpenFile(path, content, content, changed=False, versions=[content])
+        elif file.content != content:  # another client has replaced it
+            file.content = file.stored = content
+            file.versions.append(content)
+        number = self.run(self.t.open(path, flags))
+        if flags & os.O_TRUNC and file.content:
+            file.set(b"")
+        return self._opened(number, flags, file)
+
+    @rule(handle=handles, place=st.sampled_from(["end", "start", "middle", "beyond"]), size=DATA)
+    def write(self, handle: Handle, place: str, size: int) -> None:
+        if not handle.writes:
+            return
+        file, data = handle.file, self._data(size)
+        offset = {
+            "end": len(file.content),
+            "start": 0,
+            "middle": len(file.content) // 2,
+            "beyond": len(file.content) + 5,
+        }[place]
+        if self._may_be_refused(self.t.write(handle.number, offset, data), offset, len(data), file):
+            return
+        content = file.content
+        if data:
+            content = content.ljust(offset, b"\0")
+            file.set(content[:offset] + data + content[offset + len(data) :])
+
+    def _may_be_refused(
+        self, work: Coroutine[Any, Any, object], offset: int, size: int, file: OpenFile
+    ) -> bool:
+        """Tell whether a change of the file was refused: only one of a large file may be."""
+        outcome = self._outcome(work)
+        if outcome:
+            assert outcome == errno.EOPNOTSUPP
+            assert max(offset + size, len(file.content)) > FIRST_PART
+            assert offset != len(file.content)
+        return bool(outcome)
+
+    @rule(handle=handles, size=DATA)
+    def truncate_open(self, handle: Handle, size: int) -> None:
+        file = handle.file
+        if not handle.writes or self._may_be_refused(
+            self.t.set(self.t.handles[handle.number], size), size, 0, file
+        ):
+            return
+        if size != len(file.content):
+            file.set(file.content[:size].ljust(size, b"\0"))
+
+    @rule(path=ANY, size=DATA)
+    def truncate(self, path: str, size: int) -> None:
+        content = self.model.content(path)
+        if content is None or path in self.model.opened:
+            return
+        node = self.run(self.t.walk(path))
+        file = OpenFile(path, content, content, changed=False)
+        if not self._may_be_refused(self.t.set(node, size), size, 0, file):
+            self.model.bucket[path] = content[:size].ljust(size, b"\0")
+
+    @rule(handle=handles, offset=st.integers(0, 2 * FIRST_PART), size=st.integers(1, 200))
+    def read(self, handle: Handle, offset: int, size: int) -> None:
+        if not handle.reads:
+            return
+        file = handle.file
+        data: list[bytes] = []
+
+        async def read() -> None:
+            data.append(await self.t.read(handle.number, offset, size))
+
+        outcome = self._outcome(read())
+        if outcome:
+            self._check_refused_read(outcome, file)
+        else:
+            self._check_read(handle, offset, size, data[0])
+
+    def _check_refused_read(self, outcome: int, file: OpenFile) -> None:
+        if outcome == errno.EBUSY:
+            assert file.changed
+            assert len(file.content) > FIRST_PART or file.stored
+        else:  # replaced or removed since, by this mount or by another client
+            assert outcome == errno.ESTALE
+            assert file.unlinked or file.versions[1:] or self._theirs(file)
+
+    def _check_read(self, handle: Handle, offset: int, size: int, data: bytes) -> None:
+        file = handle.file
+        if handle.writes:
+            if not file.unlinked:
+                assert data == file.content[offset : offset + size]
+            return
+        candidates = [*file.versions, file.content]
+        if self._theirs(file):
+            candidates.append(self.model.bucket[file.path])
+        assert any(data == version[offset : offset + size] for version in candidates)
+
+    def _theirs(self, file: OpenFile) -> bool:
+        """Tell whether another client has replaced a file that is open for reading."""
+        return not file.writers and self.model.bucket.get(file.path) not in {None, file.content}
+
+    @rule(handle=handles)
+    def fsync(self, handle: Handle) -> None:
+        self.run(self.t.fs.files.fsync(handle.number))
+        if handle.writes:
+            self._stored(handle.file)
+
+    @rule(handle=consumes(handles))
+    def close(self, handle: Handle) -> None:
+        self.run(self.t.close(handle.number))
+        file = handle.file
+        if handle.writes:
+            self._stored(file)
+            file.writers -= 1
+        file.handles -= 1
+        if not file.handles and not file.unlinked:
+            del self.model.opened[file.path]
+
+    def _stored(self, file: OpenFile) -> None:
+        if file.changed and not file.unlinked:
+            self.model.bucket[file.path] = file.stored = file.content
+        file.changed = False
+
+    # -- the rest of the world ------------------------------------------------------------------
+
+    @rule()
+    def a_moment_passes(self) -> None:
+        self.run(asyncio.sleep(namespace._KEEP_AFTER + 0.1))
+        self.run(settle())
+        self.model.settle()
+
+    @rule()
+    def a_lifetime_passes(self) -> None:
+        self.run(asyncio.sleep(LIFETIME + 0.1))
+        self.run(settle())
+        self.t.fs.expire()
+        self.model.settle()
+
+    @rule(path=ANY, size=DATA)
+    def another_client_writes(self, path: str, size: int) -> None:
+        self.a_moment_passes()
+        if not self.model.exists(path) and not self._free(path):
+            return
+        if self.model.is_directory(path) or self._written(path):
+            return
+        data = self._data(size)
+        self.t.store.write(path, data)
+        self.model.bucket[path] = data
+        self.a_lifetime_passes()
+
+    def _free(self, path: str) -> bool:
+        """Tell whether a key makes sense there: no file is above it."""
+        parent = parent_of(path)
+        return not parent or self.model.is_directory(parent) or self._vacant_above(parent)
+
+    def _vacant_above(self, path: str) -> bool:
+        return self.model.content(path) is None and not self.model.busy(path) and self._free(path)
+
+    def _written(self, path: str) -> bool:
+        opened = self.model.opened.get(path)
+        return opened is not None and bool(opened.writers)
+
+    @rule(path=ANY)
+    def another_client_removes(self, path: str) -> None:
+        self.a_moment_passes()
+        key = f"{path}/" if self.model.is_directory(path) else path
+        if key not in self.model.bucket or self.model.busy(path) or self.model.opened:
+            return
+        self.t.store.remove(key)
+        del self.model.bucket[key]
+        self.a_lifetime_passes()
+
+    @rule(path=ANY, operation=st.sampled_from(["head", "list_page"]))
+    def the_store_fails_a_lookup(self, path: str, operation: str) -> None:
+        self.a_lifetime_passes()
+        if path in self.model.opened or not self.model.is_directory(parent_of(path)):
+            return
+        parent = self.run(self.t.walk(parent_of(path)))
+        self.t.store.fail(operation)
+        self._try(self.t.lookup(parent, path.rpartition("/")[2]), errno.EIO)
+        self.t.store.mend()
+
+    # -- what must be true always ---------------------------------------------------------------
+
+    @invariant()
+    def the_bucket_is_what_the_model_says(self) -> None:
+        assert {key: self.t.store.read(key) for key in self._keys()} == self.model.bucket
+
+    def _keys(self) -> Iterator[str]:
+        yield from self.t.store.keys()
+
+    @invariant()
+    def programs_see_what_the_model_says(self) -> None:
+        for path in PATHS:
+            if self.model.exists(path):
+                attributes = self.run(self.t.stat(path))
+                content = self.model.content(path)
+                assert attributes.size == len(content or b"")
+                assert (attributes.nlink == 2) == self.model.is_directory(path)
+            else:
+                self._try(self.t.stat(path), self._missing(path))
+
+    def teardown(self) -> None:
+        self.run(self.t.finish())
+        self.bench.close()
+
+
+FileSystemMachine.TestCase.settings = settings(
+    deadline=None, max_examples=100, stateful_step_count=40
+)
+TestAgainstTheModel = FileSystemMachine.TestCase
+
+
+def test_the_model_is_of_the_same_world() -> None:
+    """The root has no key, and every path of the model has its parents in it."""
+    assert ROOT_ID == 1
+    assert all(parent_of(path) in {"", *PATHS} for path in PATHS)

@@ -1,0 +1,116 @@
+"""The benchmark as a whole, on a small content: it measures, checks, reports and leaves nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import main
+from bench.contestants import OURS
+from bench.workloads import WORKLOADS
+from support.process import ROOT
+
+
+def test_unknown_names_are_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--workloads", "seq_read_1g,nonsense"])
+    message = capsys.readouterr().err
+    assert "unknown: nonsense" in message
+    assert "seq_write_1g" in message
+
+
+def test_without_root_it_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main([]) == 1
+    assert "needs root" in capsys.readouterr().err
+
+
+def _command(output: Path, *arguments: str) -> list[str]:
+    small = ["--size", str(8 << 20), "--output", str(output / "results")]
+    return [sys.executable, "-m", "bench", *small, *arguments]
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    (scratch / "scratch").mkdir()
+    python_path = str(ROOT / "tests")
+    own = {"PYTHONPATH": python_path, "TMPDIR": str(scratch / "scratch")}
+    return {"PATH": os.environ["PATH"]} | own
+
+
+def _left(scratch: Path) -> list[str]:
+    """Return what lies, or is mounted, in the directory for temporary ones."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    below = str(scratch / "scratch") + "/"
+    files = [str(path) for path in (scratch / "scratch").iterdir()]
+    return [path for path in mounts + files if path.startswith(below)]
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("product")
+def test_a_small_run_measures_checks_reports_and_leaves_nothing(tmp_path: Path) -> None:
+    names = ["seq_read_1g", "seq_write_1g", "mount_to_ls"]
+    command = _command(tmp_path, "--rounds=2", "--peers=", "--workloads", " ".join(names))
+    document, output = _run(command, tmp_path)
+    assert list(document) == names
+    requests = {}
+    for name in names:
+        result = document[name]["contestants"][OURS]
+        assert result["failure"] == ""
+        assert len(result["samples"]) == 2
+        assert re.search(rf"^{name}: ", output, re.MULTILINE)
+        requests[name] = result["samples"][0]["requests"]
+    assert requests["seq_read_1g"]["GetObject"] >= 1
+    assert {"PutObject", "CompleteMultipartUpload"} & requests["seq_write_1g"].keys()
+    assert requests["mount_to_ls"]["ListObjectsV2"] >= 1
+
+
+@pytest.mark.long
+@pytest.mark.mount
+@pytest.mark.usefixtures("product")
+def test_everybody_in_everything(tmp_path: Path) -> None:
+    document, _ = _run(_command(tmp_path, "--rounds=1"), tmp_path)
+    assert list(document) == list(WORKLOADS)
+    for name, workload in document.items():
+        assert {OURS, "s3fs", "rclone"} <= workload["contestants"].keys()
+        for result in workload["contestants"].values():
+            assert (name, result["failure"]) == (name, "")
+
+
+def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
+    """Run the benchmark; return its JSON's workloads and its output."""
+    environment = _environment(scratch)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _left(scratch) == []
+    (path,) = (scratch / "results").glob("*.json")
+    workloads: dict[str, Any] = json.loads(path.read_text())["workloads"]
+    return workloads, done.stdout
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, number: int) -> None:
+    command = _command(tmp_path, "--rounds=1000", "--peers=", "--workloads=seq_read_1g")
+    environment = _environment(tmp_path)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout
+    while "seq_read_1g 2/" not in child.stdout.readline():
+        assert child.poll() is None
+    assert _left(tmp_path)
+    child.send_signal(number)
+    child.stdout.read()
+    assert child.wait(60) == 1
+    child.stdout.close()
+    assert _left(tmp_path) == []
+    assert not (tmp_path / "results").exists()

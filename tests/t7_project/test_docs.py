@@ -1,0 +1,277 @@
+"""The documents say what is so: options, links, commands, messages, events, privileged calls.
+
+And they are kept: every statement of docs/semantics.md is quoted by a test.
+"""
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import write_docs
+from build_helper import version
+from fuse_s3_worker.config.options import Settings
+from fuse_s3_worker.config.parse import option_of
+from manpage import SOURCES, render
+from support.statements import quotes, statements
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs"
+
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("s*/README.md")], key=lambda p: p.parts
+)
+STATEMENTS = statements((DOCS / "semantics.md").read_text())
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+FENCE = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE = re.compile(r"`([^`]+)`")
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def rows(document: Path, heading: str) -> list[list[str]]:
+    """Return the cells of the table below a heading, without its title row."""
+    text = document.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", write_docs.WITH_OPTIONS, ids=shown)
+def test_the_table_of_options_is_todays(path: Path) -> None:
+    assert path.read_text() == write_docs.with_options(path.read_text()), "run: make docs"
+
+
+def test_a_changed_table_is_noticed() -> None:
+    text = (DOCS / "options.md").read_text()
+    assert write_docs.with_options(text.replace("| `part_size` |", "| `part_siez` |")) == text
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_option_is_in_the_manual_page(name: str) -> None:
+    page = render((SOURCES / "mount.s3.8.md").read_text(), version())
+    plain = page.replace(r"\-", "-")
+    assert rf"\fB{name}\fR" in plain
+    for alias in option_of(name).aliases:
+        assert rf"\fB{alias.name}\fR" in plain
+
+
+# -- links and commands ----------------------------------------------------------------------------
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that is made from a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = FENCE.sub("", path.read_text())
+    for link in LINK.findall(text):
+        if "://" in link:
+            continue
+        name, _, fragment = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if fragment:
+            assert fragment in map(anchor, HEADING.findall(target.read_text())), link
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """Yield the words of each line of a document's examples."""
+    for block in FENCE.findall(path.read_text()):
+        yield from (line.split() for line in block.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_commands_exist(name: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    found = list(commands(ROOT / name))
+    assert found
+    for words in found:
+        if words[0] == "make":
+            assert words[1] in targets, " ".join(words)
+        else:
+            assert shutil.which(words[0]), " ".join(words)
+
+
+def test_the_gate_runs_the_test_of_the_readme() -> None:
+    gate = (ROOT / ".ci/run").read_text()
+    assert ["make", "test"] in commands(ROOT / "README.md")
+    assert "make test" in gate
+    assert "FUSE_S3_TESTS_MUST_RUN=all" in gate
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+# -- statements ------------------------------------------------------------------------------------
+
+
+def test_statements_are_numbered_in_order() -> None:
+    assert [number for number, _ in STATEMENTS] == [f"S{n}" for n in range(1, len(STATEMENTS) + 1)]
+    # None got lost for its form: every number in the document is a statement's.
+    assert len(re.findall(r"\[S\d+\]", (DOCS / "semantics.md").read_text())) == len(STATEMENTS)
+
+
+@pytest.fixture(scope="module")
+def quoted() -> dict[str, list[tuple[str, str]]]:
+    """Statement number to what tests say it is, and which test it is."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in TESTS:
+        for quote in quotes(path):
+            found.setdefault(quote.number, []).append((quote.text, quote.test))
+    return found
+
+
+@pytest.mark.parametrize(("number", "text"), STATEMENTS, ids=[n for n, _ in STATEMENTS])
+def test_every_statement_is_tested(
+    number: str, text: str, quoted: dict[str, list[tuple[str, str]]]
+) -> None:
+    assert number in quoted, f"no test quotes: [{number}] {text}"
+    for words, test in quoted[number]:
+        assert words.startswith(text), f"{test} has other words for [{number}] {text}"
+
+
+def test_no_test_quotes_a_statement_that_is_gone(quoted: dict[str, object]) -> None:
+    assert quoted.keys() <= dict(STATEMENTS).keys()
+
+
+def test_quotes_are_found_where_they_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text(
+        "# [S9] belongs to nobody\n"
+        "\n"
+        "# [S1] One\n"
+        "# two.\n"
+        "@decorator\n"
+        "def test_a():\n"
+        '    """[S2] Three\n'
+        "\n"
+        '    four. [S3] Five."""\n'
+        "    x = 1  # [S4] Six.\n"
+        "\n"
+        "    # [S5] Seven\n"
+        "    # eight.\n"
+        "    return x\n"
+        "\n"
+        "def helper():\n"
+        '    """[S6] No test says it."""\n'
+    )
+    assert [(quote.number, quote.text) for quote in quotes(path)] == [
+        *(("S2", "Three four."), ("S3", "Five.")),
+        *(("S1", "One two."), ("S4", "Six."), ("S5", "Seven eight.")),
+    ]
+
+
+# -- messages and events ---------------------------------------------------------------------------
+
+
+def strings(*tops: str) -> set[str]:
+    """Return every string of the product, as one text where it has values put in."""
+    found = set()
+    for path in (path for top in tops for path in (ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (v.value if isinstance(v, ast.Constant) else "..." for v in node.values)
+                found.add("".join(map(str, parts)))
+    return found
+
+
+def test_messages_of_the_troubleshooting_are_real() -> None:
+    not_ours = {"unknown filesystem type 's3'"}  # mount(8) says it
+    ours = strings("helper", "shared", "worker")
+    phrases = [
+        phrase
+        for row in rows(DOCS / "troubleshooting.md", "mount fails")
+        for phrase in CODE.findall(row[0])
+        if phrase not in not_ours
+    ]
+    assert phrases
+    for phrase in phrases:
+        # What the kernel says comes after a colon; what differs is written as dots.
+        pieces = [piece.strip() for piece in re.split(r"\.\.\.|: (?=[A-Z])|\d+ s$", phrase)]
+        told = [piece for piece in pieces if piece and not piece[0].isupper()]
+        assert any(all(piece in text for piece in told) for text in ours), phrase
+
+
+def events() -> set[str]:
+    """Return the name of every event that the worker logs."""
+    found = set()
+    for path in (ROOT / "worker/fuse_s3_worker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            # event(logger, level, name ...), spawn(work, name ...), and how a session ends
+            place = {"event": 2, "spawn": 1, "_end": 0}.get(ast.unparse(node.func).split(".")[-1])
+            if place is None or len(node.args) <= place:
+                continue
+            match node.args[place]:
+                case ast.Constant(value=str(name)):
+                    found.add(name)
+                case _:
+                    pass  # made elsewhere, and found there
+    return found
+
+
+def test_every_event_is_explained() -> None:
+    table = rows(DOCS / "troubleshooting.md", "What the log's events mean")
+    explained = [name for row in table for name in CODE.findall(row[0])]
+    assert sorted(explained) == sorted(events() - {"failed"})  # device_failed has said it
+
+
+# -- privileged calls ------------------------------------------------------------------------------
+
+# What needs a privilege, spends one, or gives one up, and whatever starts or ends a process.
+PRIVILEGED_OS = frozenset(
+    "open fork execv execve kill setsid setgroups setresgid setresuid memfd_create pidfd_open "
+    "closerange fstat".split()
+)
+
+
+def privileged_calls() -> set[tuple[str, str]]:
+    """Return (call, module.function) of every privileged call of the helper."""
+    found = set()
+    for path in (ROOT / "helper/fuse_s3_helper").glob("*.py"):
+        if path.name == "syscalls.py":
+            continue  # names for system calls, each called by the others
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                found |= {
+                    (name, f"{path.stem}.{function.name}")
+                    for call in ast.walk(function)
+                    if isinstance(call, ast.Call) and (name := _privileged_name(call))
+                }
+    return found
+
+
+def _privileged_name(call: ast.Call) -> str:
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="syscalls"), attr=name):
+            return f"syscalls.{name}"
+        case ast.Attribute(value=ast.Name(id="os"), attr=name) if name in PRIVILEGED_OS:
+            return f"os.{name}"
+        case ast.Name(id="setns"):
+            return "setns"
+        case ast.Name(id="open") if len(call.args) > 1:
+            return "open"  # for writing
+    return ""
+
+
+def test_every_privileged_call_is_explained() -> None:
+    table = rows(DOCS / "security.md", "Every privileged call")
+    listed = [(CODE.findall(row[0])[0], CODE.findall(row[1])[0]) for row in table]
+    assert len(listed) == len(set(listed))
+    calls = privileged_calls() - {("os.fstat", "files._open")}  # of a file it has just opened
+    assert set(listed) == calls
