@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import tomllib
 import zipapp
 from pathlib import Path
@@ -38,9 +39,11 @@ def build(target: Path, worker: str) -> None:
             '"""Where this helper finds its worker; written when it was built."""\n\n'
             f"VERSION = {version()!r}\n\nWORKER = {worker!r}\n"
         )
-        for path in tree.rglob("*"):
-            os.utime(path, (0, 315532800))  # the same input makes the same archive
         shutil.move(tree / "fuse_s3_helper" / "__main__.py", tree / "__main__.py")
+        # The same input makes the same archive: times are local ones in it, from 1980 on.
+        beginning = time.mktime((1980, 1, 1, 0, 0, 0, 0, 1, -1))
+        for path in tree.rglob("*"):
+            os.utime(path, (beginning, beginning))
         target.parent.mkdir(parents=True, exist_ok=True)
         new = target.with_name(f".{target.name}.new")
         zipapp.create_archive(tree, new, interpreter=INTERPRETER)

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,10 +75,18 @@ def test_the_first_line_isolates_it(app: Path) -> None:
     assert app.stat().st_mode & 0o777 == 0o755
 
 
+ZONES = ("UTC", "America/Los_Angeles", "Pacific/Kiritimati", "Asia/Kolkata")
+
+
 def test_the_same_source_makes_the_same_file(public: Path) -> None:
-    for name in ("a", "b"):
-        build_helper.build(public / name, "/usr/lib/fuse-s3/bin/fuse-s3-worker")
-    assert (public / "a").read_bytes() == (public / "b").read_bytes()
+    """At any time and anywhere on earth."""
+    made = [public / f"mount.s3-{number}" for number in range(len(ZONES))]
+    for target, zone in zip(made, ZONES, strict=True):
+        command: list[str | Path] = [sys.executable, build_helper.__file__, target]
+        assert run(command, TZ=zone).stderr == ""
+    assert len({target.read_bytes() for target in made}) == 1
+    with zipfile.ZipFile(made[0]) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_version(app: Path) -> None:

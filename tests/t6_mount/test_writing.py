@@ -179,7 +179,7 @@ def test_reading_while_writing(bucket: Bucket) -> None:
     """[S41] A file that is being written can be read as long as all of it is in memory; after that
     a read gives EBUSY until it is stored.
     """
-    with Mount(bucket, SMALL_PARTS, allowed=["request_failed op=READ errno=EBUSY"]) as mnt:
+    with Mount(bucket, SMALL_PARTS, allowed=["op=READ .*EBUSY"]) as mnt:
         with (mnt / "x").open("wb", buffering=0) as file:
             file.write(b"x" * PART)
             assert (mnt / "x").read_bytes() == b"x" * PART

@@ -13,6 +13,7 @@ import pytest
 
 import write_docs
 from build_helper import version
+from fuse_s3_worker.config.describe import markdown_table
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.config.parse import option_of
 from manpage import SOURCES, render
@@ -64,6 +65,21 @@ def test_every_option_is_in_the_manual_page(name: str) -> None:
     assert rf"\fB{name}\fR" in plain
     for alias in option_of(name).aliases:
         assert rf"\fB{alias.name}\fR" in plain
+
+
+# mount(8) acts on these by itself, and its helpers never see them: see mount(8), "FILESYSTEM-
+# INDEPENDENT MOUNT OPTIONS" and the options for propagation, bind and loop mounts.
+KEPT_BY_MOUNT8 = frozenset(
+    "shared private slave unbindable rshared rprivate rslave runbindable bind rbind move loop "
+    "offset sizelimit encryption defaults auto noauto comment".split()
+)
+
+
+def test_no_option_is_a_word_that_mount8_keeps_for_itself() -> None:
+    tables = markdown_table()
+    names = {name for line in tables.splitlines() for name in CODE.findall(line)}
+    assert {"part_size", "worker_user", "multipart_size"} < names
+    assert not names & KEPT_BY_MOUNT8
 
 
 # -- links and commands ----------------------------------------------------------------------------

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 _CORRECTIONS = 3  # of one request: a redirect, a clock and a key, at the worst
 _HASH_INLINE = 64 * 1024  # bytes; above, hashing is worth a thread
 _SUCCESS = range(200, 300)
+# Headers that every S3 server sends with a success, and hardly anything in front of it does.
+_PROOF = {"PutObject": "etag", "UploadPart": "etag", "HeadObject": "last-modified"}
+_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
 # Spaces keep the connection alive while S3 has no outcome yet.
 _ERROR_DOCUMENT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<Error[\s>]")
 _REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # a label of a host name
@@ -116,6 +119,12 @@ class Caller:
         if _ERROR_DOCUMENT.match(reply.body):
             # S3 has already said 200 when completing an upload or copying fails.
             raise classify(reply, str(request))
+        if not _is_of_store(reply, request.operation):
+            raise StoreError(
+                Fault.BAD_REPLY,
+                f"{request}: status {reply.head.status}, but not from S3",
+                status=reply.head.status,
+            )
         return reply
 
     async def _exchange(
@@ -185,6 +194,12 @@ class Caller:
         })  # fmt: skip
         self.line = line
         return True
+
+
+def _is_of_store(reply: Reply, operation: str) -> bool:
+    """Tell a success of the store from a login page's, or nothing would tell of lost data."""
+    proof = _PROOF.get(operation)
+    return (proof is None or proof in reply.head.headers) and not _PAGE.match(reply.body)
 
 
 def redirect_of(reply: Reply) -> tuple[str, str]:
