@@ -22,7 +22,8 @@ from fuse_s3_shared.handoff import File, Mount, Mounted, Ready, Serve, Serving
 def main(argv: list[str]) -> int:
     """Run the helper; return an exit status of mount(8)."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupted)
     try:
         request = parse(argv)
         _ACTIONS[request.action](request)

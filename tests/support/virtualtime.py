@@ -80,11 +80,6 @@ class Bench:
     def _failed_unseen(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._unseen.append(f"{context['message']}: {context.get('exception')!r}")
 
-    @property
-    def now(self) -> float:
-        """The time of the loop."""
-        return self._runner.get_loop().time()
-
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run `work` to its end."""
         return self._runner.run(work)

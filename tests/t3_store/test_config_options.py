@@ -220,7 +220,7 @@ def test_the_table_of_this_file_knows_every_alias() -> None:
 )
 def test_an_alias_means_what_its_program_means(alias: str, word: str, value: object) -> None:
     configuration = configure("bucket", f"{alias}{word}")
-    assert getattr(configuration.settings, _ALIASES[alias][0]) == value
+    assert getattr(configuration.settings, _ALIASES[alias][0][0]) == value
     assert configuration.notes == []
 
 

@@ -12,7 +12,10 @@ from fuse_s3_worker.store.types import Body, MultipartUpload, PartResult
 from support.rawserver import Answer, End, RawServer, Request, certificate, reply
 from support.storekit import ONCE, PERSISTENT, caller_of, make_store, run, signature_is_right
 
-HEAD_OK = b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "e"\r\n\r\n'
+HEAD_OK = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "e"\r\n'
+    b"Last-Modified: Fri, 14 Feb 2025 09:00:00 GMT\r\n\r\n"
+)
 PUT_OK = reply(200, etag='"e"')
 UPLOAD = MultipartUpload("k", "u/1+2=")
 

@@ -149,7 +149,7 @@ def test_a_part_without_an_etag_is_a_bad_reply() -> None:
     async def main() -> None:
         with (
             RawServer.answering([reply(200)]) as server,
-            pytest.raises(StoreError, match="part 3 of 'k' has no ETag"),
+            pytest.raises(StoreError, match="UploadPart 'k': status 200, but not from S3"),
         ):
             await make_store(server.url).upload_part(UPLOAD, 3, Body((b"x",), 1))
 
@@ -194,9 +194,11 @@ DISGUISES = [
 @pytest.mark.parametrize("disguised", DISGUISES)
 def test_an_error_in_a_200_is_an_error_and_tried_again(disguised: bytes) -> None:
     """S3 keeps the connection alive with spaces and says 200 before it knows the outcome."""
-    found, requests = complete([reply(200, disguised), result(ETAG)])
+    # After a failure that may have come too late to count, the object is looked for first.
+    looks = [] if b"SlowDown" in disguised else [reply(404)]
+    found, requests = complete([reply(200, disguised), *looks, result(ETAG)])
     assert isinstance(found, ObjectInfo), found
-    assert len(requests) == 2
+    assert [r.method for r in requests] == ["POST", *["HEAD" for _ in looks], "POST"]
 
     async def copy() -> None:
         body = b"<CopyPartResult><ETag>&quot;c&quot;</ETag></CopyPartResult>"

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -487,7 +488,8 @@ class FileSystemMachine(RuleBasedStateMachine):
 FileSystemMachine.TestCase.settings = settings(
     deadline=None, max_examples=100, stateful_step_count=40
 )
-TestAgainstTheModel = FileSystemMachine.TestCase
+# Making a failure small takes minutes.
+TestAgainstTheModel = pytest.mark.timeout(900)(FileSystemMachine.TestCase)
 
 
 def test_the_model_is_of_the_same_world() -> None:

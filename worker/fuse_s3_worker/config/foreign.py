@@ -59,6 +59,11 @@ NO_EFFECT: dict[str, str] = {
     "hard_remove": _ALWAYS_ON,
     "bucket_size": _NOT_HERE,
     "noua": _NOT_HERE,
+    "cipher_suites": "those of this machine's OpenSSL",
+    "ipresolve": "IPv4 and IPv6, whichever answers",
+    "insecure_logging": "secrets are never logged",
+    "use_wtf8": "names that are not UTF-8 are refused",
+    "parallel_upload": _ALWAYS_ON,
     "noxmlns": _ALWAYS_ON,
     "instance_name": "the log names the mount",
     "curldbg": "see log_level",
@@ -85,6 +90,8 @@ NO_EFFECT: dict[str, str] = {
     "debug-crt": "see log_level",
     "no-log": "see log_level",
     "bind": _NOT_HERE,
+    "otlp-endpoint": _NOT_HERE,
+    "otlp-export-interval": _NOT_HERE,
 }
 """Accepted without effect: the name, and what the log says about it."""
 
@@ -102,6 +109,10 @@ REFUSED: dict[str, str] = {
     "load_sse_c": "customer-provided keys are not supported by this version",
     "ahbe_conf": "extra headers are not supported by this version",
     "ssl_client_cert": "client certificates are not supported by this version",
+    "proxy": "set HTTPS_PROXY or HTTP_PROXY in the environment",
+    "proxy_cred_file": "give the proxy's user and password in HTTPS_PROXY or HTTP_PROXY",
+    "servicepath": "give the path at the end of endpoint_url=",
+    "credlib_opts": "credential libraries are not loaded: use credential_process in a profile",
     "credlib": "credential libraries are not loaded: use credential_process in a profile",
     "ibm_iam_auth": "IBM's own authentication is not supported: use HMAC keys",
 }

@@ -15,7 +15,7 @@ from fuse_s3_worker.config.units import GIB, INDEFINITE, MIB
 
 __all__ = ["Alias", "Option", "Settings"]
 
-Convert = Callable[[str], str]
+Convert = Callable[[str], str | None]
 
 
 def _same(value: str) -> str:
@@ -31,7 +31,10 @@ def _constant(word: str) -> Convert:
 
 
 class Alias(NamedTuple):
-    """Another program's name for an option, and how its value is to be read."""
+    """Another program's name for an option, and how its value is to be read.
+
+    One name may stand for two options; where it says nothing of one of them, `convert` gives None.
+    """
 
     name: str
     convert: Convert = _same
@@ -60,8 +63,14 @@ _LOG_WORDS = {
     **dict.fromkeys(("inf", "information"), "info"),
     "dbg": "debug",
 }
-_SSE_WORDS = {"1": "AES256", "": "AES256"}
+_SSE_WORDS = {"1": "AES256", "": "AES256", "kmsid": "aws:kms", "k": "aws:kms"}
 _RRS_WORDS = {"1": "REDUCED_REDUNDANCY", "": "REDUCED_REDUNDANCY", "0": "STANDARD"}
+
+
+def _key_of_use_sse(value: str) -> str | None:
+    """Read s3fs's `kmsid:ID` or `k:ID`; without an id its key is in the environment."""
+    kind, colon, key = value.partition(":")
+    return key if kind in {"kmsid", "k"} and colon else None
 
 
 class Settings(BaseModel):
@@ -109,7 +118,7 @@ class Settings(BaseModel):
     endpoint_url: Annotated[
         str,
         Field(
-            pattern=r"^(https?://[^\s/?#[:^ascii:]]+(/[^\s?#[:^ascii:]]*)?)?$",
+            pattern=r"^(https?://[^\s/?#@[:^ascii:]]+(/[^\s?#[:^ascii:]]*)?)?$",
             description="address of an S3 server that is not Amazon's",
         ),
         Option("http:// or https:// URL", "Amazon S3", (Alias("url"), Alias("host"))),
@@ -178,13 +187,13 @@ class Settings(BaseModel):
         Option(
             "AES256, aws:kms or aws:kms:dsse",
             "the bucket's",
-            (Alias("use_sse", lambda value: _SSE_WORDS.get(value, value)),),
+            (Alias("use_sse", lambda value: _SSE_WORDS.get(value.partition(":")[0], value)),),
         ),
     ] = ""
     sse_kms_key_id: Annotated[
         str,
         Field(pattern=r"^[!-~]*$", description="key for sse=aws:kms and aws:kms:dsse"),
-        Option("key id or ARN", "the account's"),
+        Option("key id or ARN", "the account's", (Alias("use_sse", _key_of_use_sse),)),
     ] = ""
     part_size: Annotated[
         Size,

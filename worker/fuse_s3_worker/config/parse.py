@@ -35,9 +35,10 @@ def option_of(field: str) -> Option:
     raise LookupError(f"setting {field} has no Option beside its type")
 
 
-_ALIASES: dict[str, tuple[str, Alias]] = {
-    alias.name: (name, alias) for name in Settings.model_fields for alias in option_of(name).aliases
-}
+_ALIASES: dict[str, list[tuple[str, Alias]]] = {}
+for _name in Settings.model_fields:
+    for _alias in option_of(_name).aliases:
+        _ALIASES.setdefault(_alias.name, []).append((_name, _alias))
 
 
 def configure(spec: str, options: str, *, sloppy: bool = False) -> Configuration:
@@ -74,8 +75,8 @@ def _resolve(options: Iterable[MountOption], *, sloppy: bool) -> tuple[dict[str,
         name, value = option.name, option.value or ""
         underscored = name.replace("-", "_")
         if name in _ALIASES:
-            target, alias = _ALIASES[name]
-            values[target] = alias.convert(value)
+            meant = {target: alias.convert(value) for target, alias in _ALIASES[name]}
+            values |= {target: word for target, word in meant.items() if word is not None}
         elif underscored in Settings.model_fields:
             values[underscored] = value
         elif name in NO_EFFECT:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from fuse_s3_worker.errors import Fault, StoreError
@@ -39,6 +39,8 @@ _PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
 _ERROR_DOCUMENT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<Error[\s>]")
 _REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # a label of a host name
 _REGION_IN_HOST = re.compile(r"[.-]s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.")
+
+_T = TypeVar("_T")
 
 Rerouter = Callable[[str, str], Line]
 """Makes a line to another region, or to a host that a redirect names."""
@@ -81,6 +83,14 @@ class Caller:
         """
         return await self.retrier.run(lambda: self.attempt(request))
 
+    async def ask(self, request: Request, read: Callable[[Reply], _T]) -> _T:
+        """Return what `read` makes of the reply; one that it cannot read is asked for again."""
+
+        async def attempt() -> _T:
+            return read(await self.attempt(request))
+
+        return await self.retrier.run(attempt)
+
     async def attempt(self, request: Request, sink: Sink | None = None) -> Reply:
         """Send `request` once, and again after each correction."""
         refused: StoreError | None = None
@@ -122,7 +132,7 @@ class Caller:
         if not _is_of_store(reply, request.operation):
             raise StoreError(
                 Fault.BAD_REPLY,
-                f"{request}: status {reply.head.status}, but not from S3",
+                f"{request}: status {reply.head.status}, but not from S3: {reply.body[:60]!r}",
                 status=reply.head.status,
             )
         return reply

@@ -34,6 +34,10 @@ __all__ = ["S3Store"]
 _log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
+# Where S3 says that there is no such upload, Ceph says InternalError; the others are replies lost.
+_MAY_BE_DONE = frozenset(
+    {Fault.NO_SUCH_UPLOAD, Fault.UNAVAILABLE, Fault.UNREACHABLE, Fault.BAD_REPLY}
+)
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -52,8 +56,8 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo:
         """API: HeadObject."""
-        reply = await self._call(Request("HeadObject", "HEAD", key))
-        return _info(key, reply)
+        request = Request("HeadObject", "HEAD", key)
+        return await self._caller.ask(request, lambda reply: _info(key, reply))
 
     async def list_page(
         self,
@@ -74,8 +78,8 @@ class S3Store:
             query["delimiter"] = delimiter
         if token is not None:
             query["continuation-token"] = token
-        reply = await self._call(Request("ListObjectsV2", "GET", "", query))
-        return documents.parse_list_page(reply.body)
+        request = Request("ListObjectsV2", "GET", "", query)
+        return await self._caller.ask(request, lambda reply: documents.parse_list_page(reply.body))
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """API: GetObject with If-Match and Range; resumes where an attempt was cut off."""
@@ -117,12 +121,7 @@ class S3Store:
                 "x-amz-checksum-algorithm": self._checksum.label,
                 "x-amz-checksum-type": "FULL_OBJECT",
             }
-        reply = await self._call(request)
-        name = "InitiateMultipartUploadResult"
-        upload_id = documents.parse_result(reply.body, name, "UploadId")
-        if not upload_id:
-            raise StoreError(Fault.BAD_REPLY, f"no upload id for {key!r}")
-        return MultipartUpload(key, upload_id)
+        return await self._caller.ask(request, lambda reply: _begun(key, reply))
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         """API: UploadPart."""
@@ -148,8 +147,8 @@ class S3Store:
         }
         if source.etag:
             request.headers["x-amz-copy-source-if-match"] = source.etag
-        reply = await self._call(request)
-        return PartResult(number, end - start, documents.parse_copy_part(reply.body), "")
+        etag = await self._caller.ask(request, lambda r: documents.parse_copy_part(r.body))
+        return PartResult(number, end - start, etag, "")
 
     async def complete_multipart(
         self, upload: MultipartUpload, parts: Sequence[PartResult]
@@ -172,11 +171,15 @@ class S3Store:
                 self._checksum.header: self._checksum.of_parts(sums),
                 "x-amz-checksum-type": "FULL_OBJECT",
             }
-        try:
-            reply = await self._call(request)
-        except StoreError as error:
-            return await self._completed_already(upload.key, size, parts, error)
-        return await self._completed(upload.key, size, reply)
+
+        async def attempt() -> ObjectInfo:
+            try:
+                reply = await self._caller.attempt(request)
+                return await self._completed(upload.key, size, reply)
+            except StoreError as error:
+                return await self._completed_already(upload.key, size, parts, error)
+
+        return await self._caller.retrier.run(attempt)
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
@@ -201,8 +204,7 @@ class S3Store:
     ) -> ObjectInfo:
         """Return the object if it is the one these parts make; otherwise raise `error`."""
         expected = _multipart_etag(parts)
-        # Ceph says InternalError where others say NoSuchUpload.
-        if error.fault not in {Fault.NO_SUCH_UPLOAD, Fault.UNAVAILABLE} or not expected:
+        if error.fault not in _MAY_BE_DONE or not expected:
             raise error
         try:
             found = await self.head(key)
@@ -243,6 +245,15 @@ def _new_object_headers(settings: Settings) -> dict[str, str]:
         "x-amz-server-side-encryption-aws-kms-key-id": settings.sse_kms_key_id,
     }
     return {name: value for name, value in headers.items() if value}
+
+
+def _begun(key: str, reply: Reply) -> MultipartUpload:
+    """Read the reply to CreateMultipartUpload."""
+    name = "InitiateMultipartUploadResult"
+    upload_id = documents.parse_result(reply.body, name, "UploadId")
+    if not upload_id:
+        raise StoreError(Fault.BAD_REPLY, f"no upload id for {key!r}")
+    return MultipartUpload(key, upload_id)
 
 
 def _part_query(upload: MultipartUpload, number: int) -> dict[str, str]:

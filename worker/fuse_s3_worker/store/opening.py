@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -48,10 +49,12 @@ async def open_store(
     """
     try:
         provider, chain = await _provider(spec, settings, files, redaction)
-        region = settings.region or (chain.region if chain else "") or DEFAULT_REGION
-        url = settings.endpoint_url or (chain.endpoint_url if chain else "")
+        region = settings.region or (chain.region if chain else _region_of_environment())
+        url = settings.endpoint_url or (chain.endpoint_url if chain else _url_of_environment())
         lines = _Lines(spec, settings, url, _text(files, "ca_bundle"))
-        caller = Caller(lines.make(region, ""), provider, lines.make, _always(settings))
+        caller = Caller(
+            lines.make(region or DEFAULT_REGION, ""), provider, lines.make, _always(settings)
+        )
         store = S3Store(caller, spec.bucket, settings)
     except (PasswdFileError, EndpointError, NoCertificatesError, ConnectError) as error:
         raise CannotServeError(str(error), errno.EINVAL) from None
@@ -90,6 +93,15 @@ def _from_passwd(spec: BucketSpec, file: tuple[str, bytes], redaction: Redaction
     fixed = credentials_for(spec.bucket, content.decode("utf-8", "replace"), path)
     redaction.add(fixed.secret_key)
     return Fixed(fixed)
+
+
+def _region_of_environment() -> str:
+    """Return what the chain would have found, where there is no chain."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+
+
+def _url_of_environment() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 class _Lines:

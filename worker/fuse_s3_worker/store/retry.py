@@ -53,7 +53,9 @@ class Retrier:
         `progress` is a number that grows while an operation gets on.
         """
         loop = asyncio.get_running_loop()
-        began, reached, failures = loop.time(), 0, 0
+        last, reached, failures = loop.time(), 0, 0
+        # By kind of trouble: how long a server throttled does not count when it is then away.
+        spent = {True: 0.0, False: 0.0}
         while True:
             try:
                 return await attempt()
@@ -61,10 +63,13 @@ class Retrier:
                 if not error.temporary:
                     raise
                 if progress is not None and progress() > reached:
-                    began, reached, failures = loop.time(), progress(), 0
-                failures += 1
+                    spent, reached, failures = {True: 0.0, False: 0.0}, progress(), 0
+                    last = loop.time()
+                throttled = error.fault is Fault.THROTTLED
+                spent[throttled] += loop.time() - last
+                last, failures = loop.time(), failures + 1
                 pause = self._pause(error, failures)
-                if loop.time() - began + pause > self._limit(error):
+                if spent[throttled] + pause >= self._limit(error):
                     raise
                 self._note(error, failures, pause)
             await asyncio.sleep(pause)
