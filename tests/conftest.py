@@ -77,6 +77,15 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
+def rgw(servers: Servers) -> Store:
+    """The real server, for what no other can do."""
+    try:
+        return servers.rgw.store
+    except RgwUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
 def store(request: pytest.FixtureRequest, servers: Servers) -> Store:
     """One S3 server after the other: a test that takes this runs on each of --stores."""
     try:

@@ -17,6 +17,7 @@ from bench.bench import SMALL_FILES, Bench
 from bench.content import Content
 from bench.contestants import CONTESTANTS, OURS, Contestant
 from bench.memory import available, scratch
+from bench.mounts import clean_up
 from bench.rounds import Result, run, taking_part
 from bench.server.nginx import Server
 from bench.workloads import WORKLOADS, Workload
@@ -27,6 +28,7 @@ _SCRATCH = 6  # times the content: object, spool, parts and what is being joined
 _SPARE = 1 << 30  # s3fs does not start with less than it may need one day
 _MEMORY = 8  # times the content, for everything
 _BUSY = 0.2  # processors; above, figures are not worth much
+_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{reason}: make install")
     if available() < _MEMORY * given.size:
         return _refuse(f"this takes {_MEMORY * given.size >> 20} MiB of free memory")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _STOP:
+        signal.signal(number, _interrupt)
     processes.become_subreaper()
     try:
         return _run(given, _present(contestants))
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS))
     peers = [name for name in CONTESTANTS if name != OURS]
     parser.add_argument("--peers", type=_names(peers), default=peers)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=_positive, default=3)
     parser.add_argument("--size", type=int, default=_GIB, help="for trying the benchmark out")
     parser.add_argument("--output", type=Path, default=_ROOT / "build/bench")
     return parser
@@ -75,12 +78,20 @@ def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
     return read
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def _refuse(why: str) -> int:
     sys.stderr.write(f"bench: {why}\n")
     return 1
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in _STOP:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: now everything is taken away
     raise KeyboardInterrupt
 
 
@@ -108,6 +119,7 @@ def _run(given: argparse.Namespace, contestants: list[Contestant]) -> int:
     measured: list[tuple[Workload, dict[str, Result]]] = []
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(scratch(_SCRATCH * given.size + _SPARE))
+        stack.callback(clean_up, base)
         server = stack.enter_context(Server(base))
         bench = Bench(base, server, Content(given.size), _say)
         stack.callback(bench.close)

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import processes
 from bench.contestants import Contestant, Kind, Setting
 
-__all__ = ["MountFailedError", "Mounted", "mounted"]
+__all__ = ["MountFailedError", "Mounted", "clean_up", "mounted"]
 
 _PATIENCE = 60.0  # seconds until something counts as hung
 _POLL = 0.001
@@ -81,10 +81,24 @@ def _wait_until_mounted(
         raise MountFailedError(f"{contestant.name} did not mount: {text[-500:] or 'no reason'}")
 
 
+def clean_up(base: Path) -> None:
+    """Take away what is mounted below `base`, and every process that is left.
+
+    There is something only after an interruption at a bad moment.
+    """
+    for directory in [path for path in _mount_points() if base in path.parents]:
+        _unmount(directory)
+    processes.end(processes.descendants())
+
+
 def _is_mounted(directory: Path) -> bool:
     # Not by looking at the directory: that would be a request to whoever serves it.
+    return directory in _mount_points()
+
+
+def _mount_points() -> list[Path]:
     table = Path("/proc/self/mountinfo").read_text().splitlines()
-    return any(line.split()[4] == str(directory) for line in table)
+    return [Path(line.split()[4]) for line in table]
 
 
 def _unmount(directory: Path) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "headers",
     "html",
     "lose_reply",
+    "region",
     "reset_before",
     "s3_error",
     "shorten",
@@ -202,6 +203,18 @@ def clock(ahead: timedelta) -> Action:
             await s3_error(403, "RequestTimeTooSkewed", headers=date)(exchange)
         else:
             await exchange.relay(await exchange.forward(), changed=date)
+
+    return act
+
+
+def region(name: str, refusal: Action) -> Action:
+    """Be a server of one region: refuse, in the given way, what is signed for another."""
+
+    async def act(exchange: Exchange) -> None:
+        if f"/{name}/s3/aws4_request" in exchange.request.headers.get("authorization", ""):
+            await pass_on(exchange)
+        else:
+            await refusal(exchange)
 
     return act
 

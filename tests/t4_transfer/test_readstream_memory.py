@@ -44,10 +44,12 @@ async def test_streams_that_read_share_the_window_and_those_that_rest_do_not() -
 @on_loop()
 async def test_reading_ahead_leaves_room_for_those_who_wait() -> None:
     async with reading(budget=16 * BLOCK) as s:
-        stream = s.open()
-        for number in range(12):
-            await s.read_now(stream, number * BLOCK, BLOCK)
-            assert s.pool.available >= 2 * BLOCK
+        streams = [s.open() for _ in range(10)]
+        for number in range(3):
+            for stream in streams:
+                await s.read_now(stream, number * BLOCK, BLOCK)
+                await settle()
+                assert s.pool.available >= 2 * BLOCK
 
 
 @pytest.mark.parametrize("budget", [2 * BLOCK, 5 * BLOCK, 16 * BLOCK])
@@ -134,19 +136,42 @@ async def test_nothing_that_somebody_waits_for_is_taken_away() -> None:
     async with reading(budget=8 * BLOCK) as s:
         s.store.by_hand = True
         stream = s.open()
-        across = s.read(stream, BLOCK // 2, BLOCK)
-        first = s.read(stream, 0, BLOCK // 2)
+        start = 20 * BLOCK
+        given_up = s.read(stream, start, BLOCK)
         await settle()
-        s.arrival(0).feed()
-        assert first in s.answers.data
+        across = s.read(stream, start + BLOCK // 2, BLOCK)
+        await settle()
+        assert stream.interrupt(given_up)
+        s.arrival(start).feed()  # half of it is for the one that waits
+        await settle()
         others = [asyncio.create_task(s.pool.take()) for _ in range(8)]
         await settle()
         for arrival in s.store.arrivals[:]:
             arrival.feed()
         await settle()
-        assert s.answers.data[across] == s.content[BLOCK // 2 : BLOCK * 3 // 2]
+        assert s.answers.data[across] == s.content[start + BLOCK // 2 :][:BLOCK]
         for other in others:
             s.pool.give_back(await other)
+
+
+@on_loop()
+async def test_what_was_taken_away_is_read_ahead_again() -> None:
+    async with reading(budget=16 * BLOCK) as s:
+        s.store.by_hand = True
+        stream = s.open()
+        await _fill_with_read_ahead(s, stream)
+        s.store.by_hand = False
+        for arrival in s.store.arrivals[:]:
+            arrival.feed()
+        await settle()
+        for block in [await s.pool.take() for _ in range(16)]:
+            s.pool.give_back(block)
+        asked = len(s.asked)
+        for number in range(8, 12):
+            await s.read_now(stream, number * BLOCK, BLOCK)
+        await settle()
+        assert max(end for _, end in s.asked[asked:]) > 13 * BLOCK
+        assert s.bytes_asked - sum(b - a for a, b in s.asked[:asked]) < 12 * BLOCK
 
 
 # -- in general -----------------------------------------------------------------------------------

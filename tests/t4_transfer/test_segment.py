@@ -19,6 +19,7 @@ def fill(segment: Segment, data: bytes) -> None:
     """Write as a connection does: as much as one buffer takes at a time."""
     while data:
         memory = segment.buffer()
+        assert 0 < len(memory) <= segment.size - segment.filled
         taken = min(len(memory), len(data))
         memory[:taken] = data[:taken]
         segment.advance(taken)
@@ -30,8 +31,8 @@ def fill(segment: Segment, data: bytes) -> None:
     [
         (1, 1),
         (4096, 4096),
-        (SMALL, SMALL),
-        (SMALL + 1, BLOCK),
+        (128 * 1024, 128 * 1024),
+        (128 * 1024 + 1, BLOCK),
         (BLOCK, BLOCK),
         (BLOCK + 1, 2 * BLOCK),
         (8 * BLOCK, 8 * BLOCK),

@@ -268,6 +268,25 @@ async def test_under_pressure_parts_are_sent_early() -> None:
 
 
 @on_loop()
+async def test_what_is_being_stored_is_not_sent_a_second_time() -> None:
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin()
+        await append(upload, pattern(6 * MIB))
+        w.store.hold("put")
+        committing = asyncio.create_task(upload.commit())
+        await settle()
+        waiting = asyncio.create_task(w.pool.charge(30 * MIB))
+        await settle()
+        assert w.store.count("UploadPart") == 0
+        w.store.let_go("put")
+        await committing
+        await waiting
+        w.pool.uncharge(30 * MIB)
+        assert w.stored() == pattern(6 * MIB)
+        assert w.requests == ["PutObject"]
+
+
+@on_loop()
 async def test_a_part_that_s3_would_not_take_is_not_sent_early() -> None:
     async with writing(budget=32 * MIB) as w:
         idle = [w.begin(key=f"{number}") for number in range(8)]

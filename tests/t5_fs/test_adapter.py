@@ -187,6 +187,21 @@ def test_records_that_did_not_fit_are_no_references(size: int) -> None:
 
 
 @on_loop()
+async def test_a_record_is_a_reference_like_any_other() -> None:
+    async with mounted({"file": b""}) as m:
+        reply = await m.kernel.ask(Opcode.OPENDIR, pack("<II", 0, 0))
+        handle = int.from_bytes(reply.body[:8], "little")
+        node = dict(await m.readdirplus(handle, 0, 4096))[b"file"]
+        assert await m.lookup(b"file") == node
+        await m.kernel.forget(node)
+        assert m.t.fs.statistics().nodes == 2
+        await m.kernel.forget(node)
+        assert m.t.fs.statistics().nodes == 1
+        m.references.clear()
+        await m.kernel.ask(Opcode.RELEASEDIR, pack("<QIIQ", handle, 0, 0, 0))
+
+
+@on_loop()
 async def test_a_record_of_a_name_that_was_removed_meanwhile_has_no_node() -> None:
     async with mounted({"a": b"", "b": b""}) as m:
         reply = await m.kernel.ask(Opcode.OPENDIR, pack("<II", 0, 0))

@@ -404,6 +404,18 @@ async def test_a_file_that_cannot_be_stored_is_an_error_of_close_and_then_as_it_
 
 
 @on_loop()
+async def test_whether_a_file_was_stored_is_found_out_when_the_reply_is_lost() -> None:
+    async with tree({"file": b"old"}) as t:
+        handle = await t.open("file", os.O_WRONLY | os.O_TRUNC)
+        await t.write(handle, 0, b"newer")
+        t.store.fail("put", afterwards=True)
+        with pytest.raises(StoreError):
+            await t.close(handle)
+        assert (await t.stat("file")).size == 5
+        assert await t.read_all("file") == b"newer"
+
+
+@on_loop()
 async def test_a_new_file_that_cannot_be_stored_is_gone() -> None:
     async with tree() as t:
         handle = await t.create("new")

@@ -358,12 +358,14 @@ class FileSystemMachine(RuleBasedStateMachine):
             self._check_read(handle, offset, size, data[0])
 
     def _check_refused_read(self, outcome: int, file: OpenFile) -> None:
-        if outcome == errno.EBUSY:
+        if file.unlinked:
+            assert outcome in {errno.EBUSY, errno.ESTALE}
+        elif outcome == errno.EBUSY:
             assert file.changed
             assert len(file.content) > FIRST_PART or file.stored
-        else:  # replaced or removed since, by this mount or by another client
+        else:  # replaced since, by this mount or by another client
             assert outcome == errno.ESTALE
-            assert file.unlinked or file.versions[1:] or self._theirs(file)
+            assert file.versions[1:] or self._theirs(file)
 
     def _check_read(self, handle: Handle, offset: int, size: int, data: bytes) -> None:
         file = handle.file

@@ -63,6 +63,7 @@ async def test_the_same_name_is_the_same_node_and_the_same_inode() -> None:
         assert second.attributes.size == 2
         t.store.remove("file")
         t.store.write("file/x", b"")
+        assert await _errno(t.attributes(first.node.id)) == errno.ESTALE
         third = await t.lookup(ROOT_ID, "file")
         assert third.node is not first.node
         assert first.node.gone
@@ -174,9 +175,9 @@ def test_what_cannot_be_made_is_not_there(operation: str, failing: str) -> None:
             t.store.fail(failing, REFUSED)
             assert await _errno(getattr(t, operation)("new")) == errno.EACCES
             assert t.store.keys() == []
+            assert t.fs.statistics().nodes == 1
             assert not await t.exists("new")
             assert await t.list() == {}
-            assert t.fs.statistics().nodes == 1
 
     run(body())
 
@@ -320,8 +321,10 @@ async def test_a_directory_that_still_has_something_gets_no_marker() -> None:
 async def test_the_end_of_the_mount_does_not_lose_a_directory() -> None:
     async with tree({"d/file": b""}) as t:
         await t.unlink("d/file")
+        before = asyncio.get_running_loop().time()
         await t.fs.close()
         assert t.store.keys() == ["d/"]
+        assert asyncio.get_running_loop().time() == before  # at once: umount waits for it
 
 
 @on_loop("marker_failed")

@@ -74,7 +74,7 @@ def test_survived(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str) -> None:
 
 
 def test_upload_whose_name_was_lost(mnt: Mount, proxy: Proxy, bucket: Bucket) -> None:
-    """Nobody can abort an upload that nobody was told of; but it has no parts, and costs nothing."""
+    """Nobody can abort an upload that nobody was told of; but it has no parts, so costs nothing."""
     proxy.on(CREATE, faults.lose_reply())
     (mnt / "large").write_bytes(LARGE)
     assert bucket.get("large") == LARGE

@@ -79,7 +79,7 @@ def test_no_option_is_a_word_that_mount8_keeps_for_itself() -> None:
     tables = markdown_table()
     names = {name for line in tables.splitlines() for name in CODE.findall(line)}
     assert {"part_size", "worker_user", "multipart_size"} < names
-    assert not names & KEPT_BY_MOUNT8
+    assert names & KEPT_BY_MOUNT8 == set()
 
 
 # -- links and commands ----------------------------------------------------------------------------
