@@ -17,6 +17,12 @@ PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
 .PHONY: demo test install uninstall bench lint docs clean
 
+demo:
+	@tools/demo
+
+test:
+	@tools/run_tests $(ARGS)
+
 install:
 	@tools/bootstrap
 	@$(VENV)/python tools/install.py install $(PLACES)
@@ -27,6 +33,10 @@ uninstall:
 lint:
 	@tools/bootstrap servers test
 	@tools/lint
+
+docs:
+	@tools/bootstrap
+	@$(VENV)/python tools/write_docs.py
 
 clean:
 	rm -rf build dist

@@ -5,6 +5,7 @@
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
+    PREFIX/share/man            the manual pages
 
 With DESTDIR everything goes below it and no user is made: for packages and images.
 """
@@ -20,6 +21,7 @@ import sysconfig
 from pathlib import Path
 
 from build_helper import build, version
+from manpage import SOURCES, write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "fuse-s3"
@@ -50,6 +52,10 @@ class Layout:
         self.worker = f"{self.home}/bin/fuse-s3-worker"
         self.command = f"{prefix}/bin/fuse-s3"
         self.sysusers = f"{prefix}/lib/sysusers.d/fuse-s3.conf"
+        self.pages = [
+            f"{prefix}/share/man/man{page.stem[-1]}/{page.stem}"
+            for page in sorted(SOURCES.glob("*.md"))
+        ]
         self.helpers = [f"{sbindir}/{name}" for name in HELPERS]
 
     def staged(self, path: str) -> Path:
@@ -78,6 +84,9 @@ def install(layout: Layout) -> None:
     write_launcher(layout, layout.worker, "fuse_s3_worker.main")
     write_launcher(layout, layout.command, "fuse_s3_cli.main")
     put(layout.staged(layout.sysusers), (ROOT / "systemd/fuse-s3.sysusers").read_text(), 0o644)
+    pages = write_pages(ROOT / "build/man", version())
+    for path, page in zip(layout.pages, pages, strict=True):
+        put(layout.staged(path), page.read_text(), 0o644)
     if not layout.destdir:
         make_user()
     first, *links = layout.helpers
@@ -122,7 +131,7 @@ def uninstall(layout: Layout) -> None:
     """Take away what `install` put, the helper first; mounts that exist go on."""
     for helper in layout.helpers:
         layout.staged(helper).unlink(missing_ok=True)
-    for path in (layout.command, layout.sysusers):
+    for path in (layout.command, layout.sysusers, *layout.pages):
         layout.staged(path).unlink(missing_ok=True)
     shutil.rmtree(layout.staged(layout.home), ignore_errors=True)
     if not layout.destdir:
@@ -135,7 +144,7 @@ def remove_user() -> None:
         uid = pwd.getpwnam(USER).pw_uid
     except KeyError:
         return
-    if any(path.stat().st_uid == uid for path in Path("/proc").glob("[0-9]*") if path.exists()):
+    if any(runs_as(path, uid) for path in Path("/proc").glob("[0-9]*")):
         print(f"user {USER} stays: workers still run")
         return
     subprocess.run(["userdel", USER], check=True)
@@ -144,6 +153,16 @@ def remove_user() -> None:
     except KeyError:
         return
     subprocess.run(["groupdel", USER], check=True)
+
+
+def runs_as(process: Path, uid: int) -> bool:
+    """Tell whether a process of `uid` runs; one that ended and was not reaped yet does not."""
+    try:
+        return (
+            process.stat().st_uid == uid and "\nState:\tZ" not in (process / "status").read_text()
+        )
+    except OSError:
+        return False
 
 
 def main() -> int:

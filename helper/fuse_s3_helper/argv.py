@@ -77,7 +77,7 @@ def parse(argv: list[str]) -> MountRequest:
         sloppy="-s" in given,
         verbose="-v" in given,
         foreground="foreground" in own,
-        private="private" in own,
+        private=bool(own.keys() & {"owner_only", "private"}),
         namespace=given.get("-N"),
         worker_user=own.get("worker_user"),
         worker_options=join_options(of["worker"]),

@@ -85,13 +85,9 @@ def _open(option: FileOption, path: str) -> int:
     # Safe with root's powers: whoever runs this named the path or owns the home it lies in, the
     # kernel opens it with their rights (the helper is not setuid), and only a bounded regular
     # file passes. O_NONBLOCK: a FIFO must not hold up the mount.
-    create = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW if option.append else os.O_RDONLY
     try:
-        fd = os.open(
-            path,
-            os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | (create if option.append else 0),
-            0o640,
-        )
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o640)
     except OSError as error:
         raise UsageError(f"{option.names[0]}={path}: {error.strerror}") from None
     try:

@@ -46,10 +46,10 @@ def mount(request: MountRequest) -> None:
     worker = start_worker(account, WORKER, foreground=request.foreground)
     try:
         device, ready = _hand_over(request, worker, files)
-        _tell(request, f"worker {worker.pid} runs as {account.pw_name} and reaches {request.spec}")
         if request.fake:
             worker.stop()
             return
+        _tell(request, f"worker {worker.pid} runs as {account.pw_name} and reaches {request.spec}")
         owner = (ready.uid, ready.gid) if request.private else (os.geteuid(), os.getegid())
         made = mounting.create_mount(request, device, owner, point)
         # From here the worker's copy is the only one: if the worker dies, so does the connection,
@@ -58,7 +58,8 @@ def mount(request: MountRequest) -> None:
         try:
             _attach(request, worker, made)
         except BaseException:
-            made.undo()
+            with inside(request.namespace):
+                made.undo()
             raise
     except BaseException:
         worker.stop()

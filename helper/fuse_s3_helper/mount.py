@@ -54,6 +54,7 @@ class Mount:
             # Safe: both ends are descriptors. The mount is the one made below, the directory is
             # the one that was pinned, whatever either of their names means by now.
             syscalls.move_mount(self._fd, self._point.fd)
+            self._detached = False
         entry = mount_entry(self._fd)
         if entry:
             _raise_read_ahead(entry.device)

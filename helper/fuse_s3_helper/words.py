@@ -69,4 +69,6 @@ IGNORED = frozenset(
 
 IGNORED_PREFIXES = ("x-", "X-")
 
-OWN = frozenset({"remount", "private", "worker_user", "foreground"})
+# mount(8) keeps `private` for itself, a word of mount propagation: through it, only the longer
+# name arrives here.
+OWN = frozenset({"remount", "owner_only", "private", "worker_user", "foreground"})

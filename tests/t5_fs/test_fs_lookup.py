@@ -176,7 +176,7 @@ def test_a_store_that_fails_is_an_error_for_all_and_remembered_by_nobody(
 async def test_a_failure_that_nobody_waits_for_any_more_is_nobodys() -> None:
     bucket = Bucket("d/name")
     bucket.store.hold("head")
-    bucket.store.fail("head", REFUSED)
+    bucket.store.fail("head")
     looking = asyncio.create_task(bucket.resolver.resolve("d/", "name"))
     await settle()
     looking.cancel()

@@ -21,7 +21,8 @@ class _Row(NamedTuple):
 # What the helper decides by itself, before a worker is there.
 _HELPER_ROWS = (
     _Row("ro", "", "rw", "mount read-only", ("read-only",)),
-    _Row("private", "", "for everybody", "let nobody in but the owner of the files (uid=)"),
+    _Row("owner_only", "", "for everybody", "let nobody in but the owner of the files (uid=)",
+         ("private",)),
     _Row("worker_user", "a user's name", "fuse-s3, or nobody", "who the worker runs as"),
     _Row("passwd_file", "an absolute path", "~/.passwd-s3fs, /etc/passwd-s3fs",
          "access key in the format of s3fs; read as root, must not be readable by others"),
