@@ -1,6 +1,8 @@
 """Options, stores, and the loud end: what could not run is listed, and counts where it must run."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 # -- fixtures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody can enter; pytest's own are for their owner alone."""
+    path = Path(tempfile.mkdtemp(prefix="fuse-s3-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")

@@ -292,7 +292,7 @@ def test_the_table_for_the_documentation_is_a_table() -> None:
 
 def test_options_of_the_helper_are_in_the_table_too() -> None:
     for text in (describe.help_text(), describe.markdown_table()):
-        for name in ("ro", "private", "worker_user", "passwd_file", "ca_bundle", "log_file"):
+        for name in ("ro", "owner_only", "worker_user", "passwd_file", "ca_bundle", "log_file"):
             assert name in text
 
 

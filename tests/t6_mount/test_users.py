@@ -91,7 +91,7 @@ def test_defaults_belong_to_root(bucket: Bucket) -> None:
 
 def test_private_lets_nobody_in_but_the_owner(bucket: Bucket) -> None:
     bucket.put("x", b"1")
-    with Mount(bucket, "private", "umask=0") as mnt:
+    with Mount(bucket, "owner_only", "umask=0") as mnt:
         assert (mnt / "x").read_bytes() == b"1"
         refused = run_as(NOBODY, "cat", mnt / "x")
         assert refused.returncode != 0
@@ -103,7 +103,7 @@ def test_private_lets_nobody_in_but_the_owner(bucket: Bucket) -> None:
 def test_private_for_somebody_else(bucket: Bucket) -> None:
     bucket.put("x", b"1")
     owner = (f"uid={SOMEBODY}", f"gid={SOMEBODY}")
-    with Mount(bucket, "private", "umask=0", *owner) as mnt:
+    with Mount(bucket, "owner_only", "umask=0", *owner) as mnt:
         assert run_as(SOMEBODY, "cat", mnt / "x").stdout == "1"
         assert run_as(NOBODY, "cat", mnt / "x").returncode != 0
         with pytest.raises(PermissionError):
