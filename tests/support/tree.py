@@ -155,9 +155,13 @@ class Tree:
     # -- files ------------------------------------------------------------------------------------
 
     async def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """Open a file; return the handle."""
-        node = await self.walk(path)
-        return await self.open_node(node, flags)
+        """Open a file, looking up again after ESTALE as open(2) does; return the handle."""
+        try:
+            return await self.open_node(await self.walk(path), flags)
+        except FileSystemError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        return await self.open_node(await self.walk(path), flags)
 
     async def open_node(self, node: int, flags: int = os.O_RDONLY) -> int:
         """Open a node; return the handle."""

@@ -81,6 +81,11 @@ class Mounted:
         body = pack("<QQIIQII", self.files[-1], offset, len(data), 0, 0, 0, 0) + data
         return (await self.kernel.ask(Opcode.WRITE, body)).error
 
+    async def read(self, offset: int, size: int) -> bytes:
+        """Read from the file that was opened last."""
+        body = pack("<QQIIQII", self.files[-1], offset, size, 0, 0, 0, 0)
+        return (await self.kernel.ask(Opcode.READ, body)).body
+
     async def readdirplus(self, handle: int, offset: int, size: int) -> list[tuple[bytes, int]]:
         """Read a directory; return names and nodes, and count the references."""
         body = pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0)
@@ -237,6 +242,8 @@ async def test_pages_are_kept_from_open_to_open_while_the_object_is_the_same() -
             given = await m.open(node)
             assert (FopenFlag.KEEP_CACHE in given) is expected
             assert FopenFlag.NOFLUSH in given
+            assert await m.read(0, 3) == b"old"
+            assert await m.close(flush=False) == 0
         m.t.store.write("file", b"new")
         assert FopenFlag.KEEP_CACHE not in await m.open(node)
 

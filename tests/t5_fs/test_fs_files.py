@@ -116,8 +116,9 @@ async def test_what_other_clients_do_is_seen_after_a_lifetime() -> None:
 
 
 async def _keep(t: Tree, path: str) -> bool:
-    """Open and close a file; tell whether the kernel may keep its pages."""
+    """Open, read and close a file; tell whether the kernel may keep its pages."""
     opened = await t.fs.files.open(await t.walk(path), os.O_RDONLY, os.getpid())
+    await t.read(opened.handle)
     await t.fs.files.flush(opened.handle, os.getpid())
     await t.fs.files.release(opened.handle)
     return opened.keep_cache
@@ -177,24 +178,136 @@ async def test_a_file_whose_pages_the_kernel_has_kept_is_not_read_on_in_another_
 
 @on_loop()
 async def test_two_versions_do_not_meet_in_the_pages_of_one_file() -> None:
-    """What an old handle still has in memory must not fill the pages that a new one reads."""
+    """Who opens a file that another version is read of gets a node, and so pages, of its own."""
     async with tree({"file": pattern(4 * MIB)}, lifetime=0.0) as t:
+        before = await t.walk("file")
         old = await t.open("file")
-        for number in range(2):
-            await t.read(old, number * MIB, MIB)
-        await settle()
-        t.store.hold("get_range")
-        waiting = t.start_read(old, 3 * MIB, MIB)
-        await settle()
+        await t.read(old, 0, MIB)
+        await settle()  # the second part is here
         t.store.write("file", pattern(4 * MIB, seed=2))
         new = await t.open("file")
-        t.store.let_go("get_range")
-        await settle()
-        assert t.answers.errnos == {waiting: errno.ESTALE}
-        with pytest.raises(FileSystemError) as stale:
-            await t.read(old, 2 * MIB, MIB)
-        assert stale.value.errno == errno.ESTALE
+        after = await t.walk("file")
+        assert after != before
         assert await t.read(new, 2 * MIB, MIB) == pattern(4 * MIB, seed=2)[2 * MIB : 3 * MIB]
+        assert await t.read(old, MIB, MIB) == pattern(4 * MIB)[MIB : 2 * MIB]
+        with pytest.raises(StoreError) as stale:
+            await t.read(old, 3 * MIB, MIB)
+        assert stale.value.errno == errno.ESTALE
+        assert (await t.attributes(before)).size == 4 * MIB
+
+
+@on_loop()
+async def test_a_node_that_lost_its_name_cannot_be_opened() -> None:
+    """open(2) looks up again by itself when it is told ESTALE."""
+    async with tree({"file": b"old"}, lifetime=0.0) as t:
+        node = await t.walk("file")
+        handle = await t.open("file")
+        assert await t.read(handle) == b"old"
+        t.store.write("file", b"newer")
+        for flags in (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_TRUNC):
+            with pytest.raises(FileSystemError) as stale:
+                await t.fs.files.open(node, flags, os.getpid())
+            assert stale.value.errno == errno.ESTALE
+        assert (await t.attributes(node)).size == 3
+        assert await t.read_all("file") == b"newer"
+
+
+@pytest.mark.parametrize("look", ["walk", "stat", "list"])
+def test_whoever_finds_another_version_leaves_readers_alone(look: str) -> None:
+    async def body() -> None:
+        async with tree({"file": pattern(4 * MIB)}, lifetime=0.0) as t:
+            before = await t.walk("file")
+            handle = await t.open("file")
+            await t.read(handle, 0, MIB)
+            await settle()  # the second part is here
+            t.store.write("file", b"newer")
+            await {"walk": t.walk, "stat": t.stat, "list": lambda _: t.list("")}[look]("file")
+            assert await t.walk("file") != before
+            assert await t.read(handle, MIB, MIB) == pattern(4 * MIB)[MIB : 2 * MIB]
+
+    run(body())
+
+
+@on_loop()
+async def test_a_version_that_nobody_reads_any_more_needs_no_other_node() -> None:
+    async with tree({"file": b"old"}, lifetime=0.0) as t:
+        before = await t.walk("file")
+        assert await t.read_all("file") == b"old"
+        t.store.write("file", b"newer")
+        unread = await t.open("file")
+        assert await t.walk("file") == before
+        assert await t.read(unread) == b"newer"
+
+
+@on_loop()
+async def test_reopening_after_somebody_else_has_read_is_refused() -> None:
+    """Pages that one handle filled out of the old version are what the other one would read."""
+    async with tree({"file": pattern(4 * MIB)}) as t:
+        late = await t.open("file")
+        early = await t.open("file")
+        await t.read(early, 0, MIB)
+        t.store.write("file", pattern(4 * MIB, seed=2))
+        with pytest.raises(FileSystemError) as stale:
+            await t.read(late, 3 * MIB, MIB)
+        assert stale.value.errno == errno.ESTALE
+        assert await t.read_all("file") == pattern(4 * MIB, seed=2)
+
+
+@on_loop()
+async def test_opening_with_o_trunc_leaves_readers_the_version_they_read() -> None:
+    async with tree({"file": pattern(4 * MIB)}) as t:
+        reader = await t.open("file")
+        await t.read(reader, 0, MIB)
+        writer = await t.open("file", os.O_WRONLY | os.O_TRUNC)
+        await t.write(writer, 0, b"new")
+        assert await t.read(reader, 3 * MIB, MIB) == pattern(4 * MIB)[3 * MIB :]
+        assert await t.read_all("file") == b"new"
+        await t.close(writer)
+        assert await t.read_all("file") == b"new"
+        assert (await t.stat("file")).size == 3
+
+
+@on_loop()
+async def test_who_reads_a_file_reads_on_in_what_is_appended_to_it() -> None:
+    async with tree({"log": b"one\n"}) as t:
+        reader = await t.open("log")
+        assert await t.read(reader) == b"one\n"
+        for number, line in enumerate((b"two\n", b"six\n"), 1):
+            writer = await t.open("log", os.O_WRONLY | os.O_APPEND)
+            await t.write(writer, 4 * number, line)
+            assert await t.read(reader, 4 * number) == line  # before it is stored
+            await t.close(writer)
+            assert await t.read(reader, 4 * number) == line
+        assert await t.read(reader) == b"one\ntwo\nsix\n"
+
+
+@on_loop()
+async def test_writing_on_a_version_that_was_replaced_is_refused() -> None:
+    """What would be stored is of neither version."""
+    async with tree({"file": b"old"}, lifetime=0.0) as t:
+        handle = await t.open("file", os.O_RDWR)
+        assert await t.read(handle) == b"old"
+        t.store.write("file", b"newer")
+        await t.walk("file")
+        with pytest.raises(StoreError) as stale:
+            await t.write(handle, 3, b"er")
+        assert stale.value.errno == errno.ESTALE
+        assert t.store.read("file") == b"newer"
+
+
+@on_loop()
+async def test_what_a_nameless_node_stores_is_seen_at_once() -> None:
+    async with tree({"file": b"old"}, lifetime=2.0) as t:
+        node = await t.walk("file")
+        handle = await t.open("file", os.O_RDWR)
+        assert await t.read(handle) == b"old"
+        await asyncio.sleep(2)
+        t.store.write("file", b"newer")
+        assert await t.walk("file") != node
+        await t.set(node, size=0)
+        await t.write(handle, 0, b"ours, whole")
+        await t.close(handle)
+        assert await t.read_all("file") == b"ours, whole"
 
 
 @pytest.mark.parametrize("instead", [None, "directory"])

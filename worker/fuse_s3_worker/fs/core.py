@@ -14,7 +14,7 @@ from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
 from fuse_s3_worker.log import event
-from fuse_s3_worker.store.types import ObjectStore
+from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
 from fuse_s3_worker.transfer.upload import Uploads
 
@@ -92,9 +92,22 @@ class Core:
     def settle(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the node of `name` as `entry` describes it now."""
         node = self.nodes.child(parent, name, directory=entry.directory)
-        if not node.local:
+        if not node.local and not self.update(node, entry.info):
+            node = self.nodes.child(parent, name, directory=entry.directory)
             node.info = entry.info
         return node
+
+    def update(self, node: Node, info: ObjectInfo | None) -> bool:
+        """Let `node` be what the bucket has now; False when it cannot be that any more.
+
+        All who have a node open share its pages, so a node that is being read in one version
+        stays that version's: it loses its name, and who comes next gets a node of its own.
+        """
+        if info is not None and node.being_read and node.cached_etag != info.etag:
+            self.nodes.detach(node)
+            return False
+        node.info = info
+        return True
 
     def local(self, parent: Node, name: str) -> Node | None:
         """Return the node of `name` if it exists because of this mount."""
@@ -116,9 +129,13 @@ class Core:
         known = await self.look(node.parent, node.name)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
-        if not node.local:
-            node.info = known.entry.info
-        return self.found(node, known.seconds_left)
+        return self.found_as(node, known.entry.info, known.seconds_left)
+
+    def found_as(self, node: Node, info: ObjectInfo | None, seconds: float) -> Found:
+        """Describe `node`, of which the bucket says `info` for so many `seconds`."""
+        if node.local or self.update(node, info):
+            return self.found(node, seconds)
+        return self.found(node)  # what it was, to those who have it open
 
     # -- work in the background -----------------------------------------------------------------
 

@@ -22,14 +22,9 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Handle:
-    """One open file description.
+    """One open file description."""
 
-    Attributes:
-        kept: the kernel had pages of the file when it was opened, which may have been read.
-        stale: why it is not read any more.
-    """
-
-    __slots__ = ("kept", "node", "opener", "reads", "stale", "stream", "writes")
+    __slots__ = ("node", "opener", "reads", "stream", "writes")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
@@ -37,8 +32,6 @@ class Handle:
         self.writes = bool(flags & _WRITING)
         self.stream: ReadStream | None = None
         self.opener: Opener | None = None
-        self.kept = False
-        self.stale: FileSystemError | None = None
 
 
 class Opened(NamedTuple):
@@ -66,7 +59,8 @@ class Files:
         """Open a file.
 
         Raises:
-            FileSystemError: ESTALE, EISDIR.
+            FileSystemError: EISDIR; ESTALE, its name leads to another node by now, which the
+                kernel then asks for (open(2) looks up again by itself).
             StoreError: the store cannot be asked whether this is the newest version.
         """
         node = self._core.node(node_id)
@@ -74,14 +68,24 @@ class Files:
             raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
         node.pins += 1
         try:
-            if node.upload is None:
-                await self._core.refresh(node)
-            if flags & os.O_TRUNC and flags & _WRITING:
+            truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
+            await self._refresh(node, truncates=truncates)
+            if truncates:
                 await self._upload(node).truncate(0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
         return self._opened(node, flags, pid)
+
+    async def _refresh(self, node: Node, *, truncates: bool) -> None:
+        """See to it that a node is opened as what its name stands for now."""
+        core = self._core
+        if node.upload is None:
+            await core.refresh(node)
+        if truncates and node.upload is None and node.being_read and not node.gone:
+            core.nodes.detach(node)  # who reads it goes on with what it was
+        if node.gone and not node.unlinked:
+            raise FileSystemError(errno.ESTALE, f"{node.key!r} is another file now")
 
     async def create(
         self, parent_id: int, name: bytes, flags: int, pid: int
@@ -91,6 +95,9 @@ class Files:
         parent = core.directory(parent_id)
         text = core.name(parent, name)
         node = core.nodes.child(parent, text, directory=False)
+        if node.upload is None and node.being_read:
+            core.nodes.detach(node)
+            node = core.nodes.child(parent, text, directory=False)
         node.pins += 1
         if node.upload is None:
             node.info = None
@@ -101,27 +108,17 @@ class Files:
 
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
         handle = Handle(node, flags)
+        node.readers += handle.reads
+        node.writers += handle.writes
         if handle.writes:
-            node.writers += 1
             handle.opener = Opener.of(pid)
         number = next(self._numbers)
         self._handles[number] = handle
         etag = node.info.etag if node.info and node.upload is None else None
-        handle.kept = etag is not None and etag == node.cached_etag
-        if etag is not None and not handle.kept:
-            self._outdate(node, etag)
-        node.cached_etag = etag
-        return Opened(number, handle.kept, not handle.writes)
-
-    def _outdate(self, node: Node, etag: str) -> None:
-        """End the reading of other versions: the pages that it fills are those of all handles."""
-        for handle in self._handles.values():
-            stream = handle.stream
-            if handle.node is node and stream is not None and stream.info.etag != etag:
-                text = f"{node.key!r} was replaced while it was open"
-                handle.stale = FileSystemError(errno.ESTALE, text, logging.WARNING)
-                handle.stream = None
-                stream.close(handle.stale)
+        kept = etag is not None and etag == node.cached_etag
+        if not kept:
+            node.cached_etag = None  # the kernel drops its pages when it sees that
+        return Opened(number, kept, not handle.writes)
 
     def _upload(self, node: Node) -> Upload:
         """Return the upload of a node, which goes on from what the bucket has."""
@@ -152,8 +149,6 @@ class Files:
         if upload is not None and upload.dirty and _sees(handle, upload):
             answer.reply(unique, *upload.read(offset, size))
             return
-        if handle.stale is not None:
-            raise handle.stale
         if handle.stream is None:
             handle.stream = self._stream(handle, answer)
         handle.stream.read(unique, offset, size)
@@ -163,28 +158,39 @@ class Files:
         if node.info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
 
+        first = node.cached_etag is None
+        node.cached_etag = node.info.etag
+
         async def reopen() -> ObjectInfo:
-            info = await self._newest(node)
-            if handle.kept:
-                text = f"{node.key!r} was replaced, and the kernel had pages of it"
-                raise FileSystemError(errno.ESTALE, text, logging.WARNING)
-            return info
+            if first and not any(h.stream for h in self._of(node) if h is not handle):
+                node.cached_etag = None  # nobody has read anything yet
+            return await self._newest(node)
 
         return self._core.readers.open(node.info, answer, reopen)
 
+    def _of(self, node: Node) -> list[Handle]:
+        return [handle for handle in self._handles.values() if handle.node is node]
+
     async def _newest(self, node: Node) -> ObjectInfo:
-        """Find the version of today, and tell the kernel that the file is another."""
+        """Find the version of today, and tell the kernel that the file is another.
+
+        Raises:
+            FileSystemError: ESTALE, there is none, or something of the one before was read.
+        """
         core = self._core
         if node.parent is None or node.gone:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
         known = await core.look(node.parent, node.name, fresh=True)
         if known.entry is None or known.entry.info is None or known.entry.directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was removed", logging.WARNING)
-        node.info = known.entry.info
-        node.cached_etag = None
+        info = known.entry.info
+        if not core.update(node, info):
+            text = f"{node.key!r} was replaced, and something of it was read before"
+            raise FileSystemError(errno.ESTALE, text, logging.WARNING)
+        node.cached_etag = info.etag
         if core.kernel is not None:
             core.kernel.invalidate(node.id)
-        return node.info
+        return info
 
     def interrupt(self, unique: int) -> bool:
         """Give up a READ that waits; tell whether there was one."""
@@ -249,21 +255,15 @@ class Files:
         if handle.stream is not None:
             handle.stream.close()
         node = handle.node
+        node.readers -= handle.reads
+        node.writers -= handle.writes
         try:
             if handle.writes:
-                node.writers -= 1
                 await self._commit(node)
         finally:
             if handle.writes and not node.writers:
                 await self._end_upload(node)
             self._core.nodes.unpin(node)
-
-    def _read_on(self, node: Node) -> None:
-        """Have the programs that write a file read what was stored just now from here on."""
-        for handle in self._handles.values():
-            if handle.node is node and handle.writes and handle.stream is not None:
-                handle.stream.close()
-                handle.stream = None
 
     async def _commit(self, node: Node) -> None:
         """Store what was written; a failure is told to everybody who closes the file."""
@@ -271,10 +271,16 @@ class Files:
         if upload is None or not (upload.dirty or upload.failed):
             return
         info = await upload.commit()
-        if info is not None and node.parent is not None and not node.gone:
-            node.info = info
-            node.cached_etag = info.etag
-            self._read_on(node)
+        if info is None or node.parent is None or node.unlinked:
+            return
+        node.info = info
+        node.cached_etag = info.etag
+        for handle in self._of(node):
+            if handle.stream is not None:
+                handle.stream.follow(info)
+        if node.gone:
+            self._core.metadata.forget(node.parent.key, node.name)
+        else:
             self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
 
     async def _end_upload(self, node: Node) -> None:
@@ -301,7 +307,10 @@ class Files:
 def _sees(handle: Handle, upload: Upload) -> bool:
     """Tell whether a handle reads what is being written and is not stored yet.
 
-    Whoever writes does. Of the others those that did not begin to read the version in the bucket,
-    as long as it looks as if that was going to be replaced.
+    Whoever writes does, and so do the others as long as it looks as if it was going to be stored.
+    Only who has begun to read what is merely continued goes on with that, where it is not in
+    memory: nothing of it changes.
     """
-    return handle.writes or (handle.stream is None and upload.failed is None)
+    if handle.writes or upload.failed is not None:
+        return handle.writes
+    return handle.stream is None or upload.in_memory or upload.base is None

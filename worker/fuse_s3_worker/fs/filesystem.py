@@ -77,8 +77,7 @@ class FileSystem:
         known = core.resolver.known(node.parent.key, node.name)
         if known is None or known.entry is None or known.entry.directory != node.is_directory:
             return None
-        node.info = known.entry.info
-        return core.found(node, known.seconds_left)
+        return core.found_as(node, known.entry.info, known.seconds_left)
 
     async def getattr(self, node_id: int) -> Found:
         """Describe a node as it is in the bucket."""

@@ -29,19 +29,20 @@ class Node:
         info: the object, or a directory's marker; None for an implicit directory and for a file
             that was never in the bucket.
         upload: what is being written to it, by all handles together.
-        cached_etag: the version whose pages the kernel may hold.
+        cached_etag: the version whose pages the kernel may hold; None when it has none.
         nlookup: references of the kernel.
+        readers: how many handles can read.
         writers: how many handles can write.
         pins: reasons of ours to keep it: open handles, work under way.
         kept: how often a directory is looked after that exists here although, maybe, no key says
             so any more.
-        gone: it was removed, or replaced by something of another kind.
+        gone: it was removed, or replaced by something that is not the same file any more.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
     """
 
     __slots__ = (
         "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "unlinked", "upload", "writers",
+        "nlookup", "overrides", "parent", "pins", "readers", "unlinked", "upload", "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -59,6 +60,7 @@ class Node:
         self.cached_etag: str | None = None
         self.nlookup = 0
         self.pins = 0
+        self.readers = 0
         self.writers = 0
         self.kept = 0
         self.gone = False
@@ -76,6 +78,11 @@ class Node:
     def local(self) -> bool:
         """Tell whether it exists because of this mount, whatever the bucket says."""
         return bool(self.kept) or (self.upload is not None and self.upload.failed is None)
+
+    @property
+    def being_read(self) -> bool:
+        """Tell whether it is open and programs have, or the kernel has, pages of one version."""
+        return bool(self.readers) and self.cached_etag is not None
 
 
 class Nodes:

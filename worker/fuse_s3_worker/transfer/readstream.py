@@ -257,12 +257,17 @@ class ReadStream:
     async def _open_anew(self) -> None:
         """Take the version of today; the one seen at open was replaced before it was read."""
         try:
-            self._info = await self._reopen()
+            info = await self._reopen()
         except ServeError as error:
             self._delivered_any = True  # the kernel asks again after a failure: fail that too
             self._fail_parked(error)
             return
-        self._delivered_any = True  # once is enough: whoever rewrites all the time gets ESTALE
+        self.follow(info)  # once is enough: whoever rewrites all the time gets ESTALE
+
+    def follow(self, info: ObjectInfo) -> None:
+        """Go on in the version `info`; READs that wait are answered out of it."""
+        self._info = info
+        self._delivered_any = True
         self._drop_all()
         parked, self._parked = self._parked, []
         for read in parked:
