@@ -267,6 +267,23 @@ async def test_a_large_object_becomes_the_first_part_by_copy() -> None:
         assert w.stored() == data + b"more" + bytes(5)
 
 
+@pytest.mark.parametrize("size", [PART + 1, 2 * PART, 3 * PART + 7])
+def test_what_cannot_be_copied_by_its_name_is_fetched_back(size: int) -> None:
+    """Ceph 16 decodes the name of a copy's source twice."""
+    key = "100%41"
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(pattern(size), key), key)
+            await append(upload, b"more")
+            await upload.commit()
+            assert w.stored(key) == pattern(size) + b"more"
+            assert "UploadPartCopy" not in w.requests
+            assert w.store.count("GetObject") == -(-size // PART)
+
+    run(body())
+
+
 @on_loop()
 async def test_writing_behind_the_end_of_a_large_object_keeps_it() -> None:
     async with writing() as w:

@@ -68,6 +68,63 @@ def test_a_request_that_fails(case: str, old: bytes | None) -> None:
     run(body())
 
 
+@pytest.mark.parametrize("instead", [b"theirs", None])
+def test_a_copy_of_what_another_client_has_replaced_is_not_stored(instead: bytes | None) -> None:
+    """Not all stores heed the condition on the source of a copy."""
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(pattern(PART + 1)))
+            await append(upload, b"more")
+            await settle()  # the copy is made
+            if instead is None:
+                w.store.remove(KEY)
+            else:
+                w.store.write(KEY, instead)
+            with pytest.raises(StoreError) as changed:
+                await upload.commit()
+            assert changed.value.errno == errno.ESTALE
+            assert w.stored() == instead
+
+    run(body())
+
+
+@on_loop()
+async def test_that_it_cannot_be_seen_whether_a_copy_counts_is_an_error() -> None:
+    async with writing() as w:
+        upload = w.begin(w.base(pattern(PART + 1)))
+        await append(upload, b"more")
+        w.store.fail("head", REFUSED)
+        with pytest.raises(StoreError) as failed:
+            await upload.commit()
+        assert failed.value is REFUSED
+        assert w.stored() == pattern(PART + 1)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_fetching_back_that_fails_loses_nothing(nth: int) -> None:
+    key = "100%41"
+
+    async def body() -> None:
+        async with writing() as w:
+            data = pattern(2 * PART + 7)
+            upload = w.begin(w.base(data, key), key)
+            w.store.fail("get_range", REFUSED, nth=nth)
+            with pytest.raises(StoreError):
+                await append(upload, b"more")
+            if upload.failed is None:  # nothing was sent yet, so it may work the next time
+                await append(upload, b"more")
+                await upload.commit()
+                assert w.stored(key) == data + b"more"
+            else:
+                with pytest.raises(StoreError):
+                    await upload.commit()
+                assert w.stored(key) == data
+            assert (upload.failed is None) == (nth == 1)
+
+    run(body())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_that_failed_can_be_written_anew(case: str) -> None:
     operation, nth, size = CASES[case]

@@ -185,8 +185,9 @@ OLD, NEW = b"old." * (2 * MIB), b"new!" * (2 * MIB)
 
 
 def test_object_replaced_while_it_is_read(mnt: Mount, bucket: Bucket) -> None:
-    """[S16] One open file shows one version: once something of it was read, a read that would need
-    bytes of another version gives ESTALE.
+    """[S16] One open file shows one version of what others store: once something of it was read, a
+    read that would need bytes of another version gives ESTALE. Who opens it anew reads the new
+    one.
     """
     mnt.allowed += FAILED
     bucket.put("y", OLD)
@@ -198,8 +199,11 @@ def test_object_replaced_while_it_is_read(mnt: Mount, bucket: Bucket) -> None:
             pieces.extend(iter(lambda: file.read(MIB), b""))
         assert stale.value.errno == errno.ESTALE
         assert OLD.startswith(b"".join(pieces))
-    # Open it again, says ESTALE; so that must help, and at once.
-    assert (mnt / "y").read_bytes() == NEW
+        # Open it again, says ESTALE; so that must help, and at once.
+        assert (mnt / "y").read_bytes() == NEW
+        # Neither the pages nor the size of what was opened first are another version's now.
+        assert os.pread(file.fileno(), 4096, 0) == OLD[:4096]
+        assert os.fstat(file.fileno()).st_size == len(OLD)
     assert any(line.fields["errno"] == "ESTALE" for line in mnt.log.lines("request_failed"))
 
 

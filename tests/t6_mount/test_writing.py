@@ -38,7 +38,8 @@ def test_a_file_appears_whole_or_not_at_all(bucket: Bucket) -> None:
 
     [S29] Until then the bucket has what it had before: nothing half written is ever seen there.
 
-    [S19] What is changed through a mount is seen through it at once.
+    [S19] What is changed through a mount is seen through it at once, by programs that have the
+    file open too.
     """
     bucket.put("old", b"before")
     with Mount(bucket, SMALL_PARTS) as mnt:
@@ -52,6 +53,12 @@ def test_a_file_appears_whole_or_not_at_all(bucket: Bucket) -> None:
             assert bucket.get("old") == b"before"
         assert bucket.head("new")["ContentLength"] == 2 * PART
         assert bucket.get("old") == b"x" * (2 * PART)
+        with (mnt / "new").open("rb") as reader, (mnt / "new").open("ab") as writer:
+            assert reader.read() == b"x" * (2 * PART)
+            writer.write(b"more")
+            writer.flush()
+            os.fsync(writer.fileno())
+            assert reader.read() == b"more"
         (mnt / "new").unlink()
         assert mnt.names() == ["old"]
 
@@ -75,7 +82,7 @@ def test_fsync_stores_and_writing_goes_on(bucket: Bucket) -> None:
 
 def test_opening_to_replace(bucket: Bucket) -> None:
     """[S33] Opening with O_TRUNC replaces the object at close, by an empty one if nothing was
-    written.
+    written; a program that was reading the file goes on reading what it was.
     """
     bucket.put_many([("a", b"before"), ("b", b"before")])
     with Mount(bucket) as mnt:
@@ -84,6 +91,12 @@ def test_opening_to_replace(bucket: Bucket) -> None:
         assert bucket.get("a") == b"before"
         os.close(fd)
         assert bucket.get("a") == b""
+        with (mnt / "b").open("rb") as reader:
+            assert reader.read(3) == b"bef"
+            (mnt / "b").write_bytes(b"after!")
+            assert (mnt / "b").read_bytes() == b"after!"
+            assert reader.read() == b"ore"
+            assert os.pread(reader.fileno(), 6, 0) == b"before"
         # Without O_TRUNC an open alone changes nothing.
         modified = bucket.head("b")["LastModified"]
         os.close(os.open(mnt / "b", os.O_WRONLY))
@@ -207,10 +220,12 @@ def test_locks_among_programs_of_this_machine(bucket: Bucket) -> None:
 
 def test_appending(bucket: Bucket) -> None:
     """[S36] Appending to a file of at most `part_size` bytes fetches it back first; to a longer
-    one, the store copies it and nothing is downloaded.
+    one, the store copies it and nothing is downloaded, unless there is a `%` in its key. If
+    another client has replaced that by then, close gives ESTALE, and the bucket keeps what that
+    client stored.
     """
     small, large = b"s" * 1000, os.urandom(PART + 1)
-    bucket.put_many([("small", small), ("large", large)])
+    bucket.put_many([("small", small), ("large", large), ("100%41%", large), ("lost", large)])
     with (
         Proxy(bucket.store.endpoint) as proxy,
         Mount(bucket, SMALL_PARTS, store=bucket.store.at(proxy.endpoint)) as mnt,
@@ -223,6 +238,14 @@ def test_appending(bucket: Bucket) -> None:
         assert proxy.counts("small")["GetObject"] == 1
         assert proxy.counts("large")["GetObject"] == 0
         assert proxy.counts("large")["UploadPartCopy"] == 1
+        with (mnt / "100%41%").open("ab") as file:
+            file.write(b"more")
+        assert bucket.get("100%41%") == large + b"more"
+        with pytest.raises(OSError, match="Stale") as stale, (mnt / "lost").open("ab") as file:
+            file.write(b"more")
+            bucket.put("lost", b"theirs")
+        assert stale.value.errno == errno.ESTALE
+        assert bucket.get("lost") == b"theirs"
     assert bucket.uploads() == []
 
 
