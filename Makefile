@@ -30,6 +30,9 @@ install:
 uninstall:
 	@$(PYTHON) tools/install.py uninstall $(PLACES)
 
+bench:
+	@tools/bench $(ARGS)
+
 lint:
 	@tools/bootstrap servers test
 	@tools/lint

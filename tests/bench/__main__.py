@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from bench.mounts import clean_up
 from bench.rounds import Result, run, taking_part
 from bench.server.nginx import Server
 from bench.workloads import WORKLOADS, Workload
+from support.install import installed
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _GIB = 1 << 30
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     packages = sorted({"nginx", *(row.package for row in contestants if row.package)})
     if subprocess.run([_ROOT / "tools/need", *packages], check=False).returncode:
         return _refuse("see above")
-    if reason := CONTESTANTS[OURS].missing():
+    if not given.install and (reason := CONTESTANTS[OURS].missing()):
         return _refuse(f"{reason}: make install")
     if available() < _MEMORY * given.size:
         return _refuse(f"this takes {_MEMORY * given.size >> 20} MiB of free memory")
@@ -48,9 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     processes.become_subreaper()
     try:
-        return _run(given, _present(contestants))
+        with _product(install=given.install):
+            return _run(given, _present(contestants))
     except KeyboardInterrupt:
         return _refuse("interrupted")
+
+
+@contextlib.contextmanager
+def _product(*, install: bool) -> Iterator[None]:
+    """Have ours in the system: this tree's, or whatever is there."""
+    if not install:
+        yield
+        return
+    _say("having this tree's fuse-s3 installed; if tests run, this waits for their end")
+    with installed():
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=_names(peers), default=peers)
     parser.add_argument("--rounds", type=_positive, default=3)
     parser.add_argument("--size", type=int, default=_GIB, help="for trying the benchmark out")
+    parser.add_argument(
+        "--install", action="store_true", help="install this tree's product for as long as it lasts"
+    )
     parser.add_argument("--output", type=Path, default=_ROOT / "build/bench")
     return parser
 
