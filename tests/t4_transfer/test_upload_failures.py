@@ -271,6 +271,33 @@ async def test_writing_waits_for_memory() -> None:
         assert w.stored() == pattern(3 * PART)
 
 
+@pytest.mark.parametrize("already", [0, 100, 3 * MIB])
+def test_a_write_waits_a_minute_for_memory(already: int) -> None:
+    """[S43] A write that needs memory waits for it, up to 60 seconds, and then gives ENOMEM."""
+
+    async def body() -> None:
+        async with writing(budget=32 * MIB) as w:
+            loop = asyncio.get_running_loop()
+            patient, refused = w.begin(key="patient"), w.begin(key="refused")
+            for upload in (patient, refused):
+                await append(upload, pattern(already))
+            began = loop.time()
+            loop.call_later(59.9, w.pool.uncharge, await _use_up(w))
+            await write(patient, already, b"x" * MIB)
+            assert loop.time() == pytest.approx(began + 59.9)
+            await patient.commit()
+            assert w.stored("patient") == pattern(already) + b"x" * MIB
+            taken = await _use_up(w)
+            began = loop.time()
+            with pytest.raises(StoreError) as error:
+                await write(refused, already, b"x" * MIB)
+            assert error.value.errno == errno.ENOMEM
+            assert loop.time() == pytest.approx(began + 60)
+            w.pool.uncharge(taken)
+
+    run(body())
+
+
 @pytest.mark.parametrize("already", [0, 3 * MIB + 7])
 def test_waiting_for_memory_ends_with_an_error_and_nothing_half_done(already: int) -> None:
     async def body() -> None:
