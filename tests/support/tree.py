@@ -229,7 +229,7 @@ class Tree:
         number = self.fs.directories.opendir(await self.walk(path))
         found: dict[str, bool] = {}
         async for record in self.fs.directories.entries(number, 0):
-            if record.entry is None:
+            if record.is_dot:
                 continue
             name = record.name.decode()
             assert name not in found

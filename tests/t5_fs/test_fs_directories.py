@@ -129,7 +129,7 @@ async def take(t: Tree, number: int, records: list[DirectoryEntry]) -> dict[byte
     """Take the nodes of records as the kernel does; those that are none any more are left out."""
     found: dict[bytes, Found] = {}
     for record in records:
-        if record.entry is None:
+        if record.is_dot:
             continue
         taken = t.fs.directories.take(number, record)
         if taken is not None:

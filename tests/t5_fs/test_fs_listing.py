@@ -6,15 +6,30 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fuse_s3_worker.cache.metadata import ABSENT, Entry, Metadata
+from fuse_s3_worker.cache.entries import ABSENT, Entry
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import StoreError
-from fuse_s3_worker.fs.listing import Listing
+from fuse_s3_worker.fs.listing import Listing, Named
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.store.types import ObjectInfo
+from support.columns import whole
 from support.gatedstore import GatedStore
 from support.virtualtime import on_loop, run, settle
 
 DIRECTORY = "dir/"
+
+
+class Ours:
+    """What exists because of this mount."""
+
+    def __init__(self, found: dict[str, Entry]) -> None:
+        self.found = found
+
+    def entry(self, name: str) -> Entry | None:
+        return self.found.get(name)
+
+    def entries(self) -> dict[str, Entry]:
+        return dict(self.found)
 
 
 class Directory:
@@ -27,7 +42,7 @@ class Directory:
         self.local: dict[str, Entry] = {}
 
     def open(self) -> Listing:
-        return Listing(self.store, self.metadata, DIRECTORY, lambda: dict(self.local))
+        return Listing(self.store, self.metadata, DIRECTORY, Ours(self.local))
 
     def object(self, name: str) -> Entry:
         stored = self.store.stored(DIRECTORY + name)
@@ -50,18 +65,26 @@ class Directory:
         return found
 
 
+def shown(listing: Listing) -> list[Named]:
+    """What of a directory has been fetched."""
+    found = [listing.named(number) for number in range(len(listing))]
+    peeked = [listing.peek(number) for number in range(len(listing))]
+    assert peeked == [(n[0].encode(), n[1].directory) if n else None for n in found]
+    return [named for named in found if named is not None]
+
+
 async def read_all(listing: Listing) -> dict[str, Entry]:
     """Read to the end; no name may come twice."""
     index = 0
     while True:
         await listing.reach(index)
-        if index >= len(listing.entries):
+        if index >= len(listing):
             break
         index += 1
-    names = [name for name, _ in listing.entries]
+    names = [name for name, _ in shown(listing)]
     assert len(set(names)) == len(names)
     assert listing.complete
-    return dict(listing.entries)
+    return dict(shown(listing))
 
 
 # -- all keys there can be ------------------------------------------------------------------------
@@ -113,9 +136,8 @@ def test_what_exists_because_of_this_mount_is_there_once(
     async def body() -> None:
         directory = Directory(keys, page)
         ours = ObjectInfo("ours", 1, 2, "")
-        directory.local = {
-            name: Entry.folder() if folder else Entry.file(ours) for name, folder in local.items()
-        }
+        for name, folder in local.items():
+            directory.local[name] = Entry.folder() if folder else Entry.file(ours)
         for _ in range(2):  # the second time from what is remembered
             listing = directory.open()
             assert await read_all(listing) == directory.model() | directory.local
@@ -141,7 +163,7 @@ def test_changes_while_it_is_read(
         before = directory.model()
         listing = directory.open()
         await listing.reach(read)
-        shown = dict(listing.entries)
+        before_that = dict(shown(listing))
         for name, made in changes:
             if made:
                 info = directory.store.write(DIRECTORY + name, b"changed")
@@ -158,12 +180,11 @@ def test_changes_while_it_is_read(
         for name, entry in found.items():
             if name in touched:
                 # as it was when it was shown, or as it is now; not as it was in between
-                assert entry in (shown.get(name), after.get(name))
+                assert entry in (before_that.get(name), after.get(name))
         listing.close()
         # what was listed meanwhile is not taken for what is there now
-        remembered = directory.metadata.listing(DIRECTORY)
-        if remembered is not None:
-            assert dict(remembered) == after
+        remembered = whole(directory.metadata, DIRECTORY)
+        assert remembered is None or remembered == after
         assert await read_all(directory.open()) == after
 
     run(body())
@@ -177,12 +198,12 @@ async def test_entries_stay_where_they_were() -> None:
     directory = Directory([f"dir/{number:03}" for number in range(50)], page=7)
     listing = directory.open()
     await listing.reach(10)
-    first = listing.entries[:11]
+    first = shown(listing)[:11]
     await listing.reach(40)
-    assert listing.entries[:11] == first
+    assert shown(listing)[:11] == first
     await listing.reach(10**6)
-    assert len(listing.entries) == 50
-    assert listing.entries[:11] == first
+    assert len(listing) == 50
+    assert shown(listing)[:11] == first
 
 
 @on_loop()
@@ -204,7 +225,7 @@ async def test_several_readers_of_one_open_directory_share_its_requests() -> Non
     directory = Directory([f"dir/{number:03}" for number in range(20)], page=5)
     listing = directory.open()
     await asyncio.gather(*(listing.reach(index) for index in (19, 3, 100, 0)))
-    assert len(listing.entries) == 20
+    assert len(listing) == 20
     assert directory.store.count("ListObjectsV2") == 4
 
 
@@ -215,9 +236,9 @@ async def test_a_file_is_held_back_only_while_it_may_turn_out_to_be_a_directory(
     listing = directory.open()
     await listing.reach(0)
     # the second page passes the places of a/, a-b/ and a-c/, but not that of b/
-    assert [name for name, _ in listing.entries] == ["a", "a-b", "a-c"]
+    assert [name for name, _ in shown(listing)] == ["a-b", "a-c", "a"]
     await listing.reach(10)
-    assert sorted(dict(listing.entries)) == names
+    assert sorted(dict(shown(listing))) == names
 
 
 # -- failures -------------------------------------------------------------------------------------
@@ -231,7 +252,7 @@ def test_a_page_that_fails_is_asked_for_again(nth: int) -> None:
         listing = directory.open()
         with pytest.raises(StoreError):
             await listing.reach(100)
-        assert len(listing.entries) == 3 * (nth - 1) or not listing.complete
+        assert len(listing) == 3 * (nth - 1) or not listing.complete
         assert directory.metadata.listing(DIRECTORY) is None
         assert await read_all(listing) == directory.model()
 

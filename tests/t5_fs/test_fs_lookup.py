@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
-from fuse_s3_worker.cache.metadata import ABSENT, Entry, Known, Metadata
+from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.fs.lookup import Resolver
+from support.columns import columns
 from support.gatedstore import GatedStore
 from support.virtualtime import on_loop, run, settle
 
@@ -76,7 +78,7 @@ def test_what_a_name_stands_for(keys: list[str], kind: str) -> None:
 @on_loop()
 async def test_a_listing_of_the_parent_answers() -> None:
     bucket = Bucket("d/name")
-    bucket.metadata.learn_listing("d/", [("name", bucket.file("d/name"))], 0)
+    bucket.metadata.learn_listing("d/", columns("d/", ("name", bucket.file("d/name"))), 0)
     assert (await bucket.resolver.resolve("d/", "name")).entry == bucket.file("d/name")
     assert (await bucket.resolver.resolve("d/", "other")).entry is ABSENT
     assert bucket.store.requests == []

@@ -87,7 +87,7 @@ async def _by_lookup(t: Tree) -> Attributes:
 
 async def _by_listing(t: Tree) -> Attributes:
     number = t.fs.directories.opendir(await t.walk("d"))
-    records = [r async for r in t.fs.directories.entries(number, 0) if r.entry is not None]
+    records = [r async for r in t.fs.directories.entries(number, 0) if not r.is_dot]
     (found,) = (t.fs.directories.take(number, record) for record in records)
     assert found is not None
     t.fs.directories.releasedir(number)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fuse_s3_worker.cache import metadata as metadata_module
-from fuse_s3_worker.cache.metadata import ABSENT, Entry, Known, Metadata
+from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.store.types import ObjectInfo
+from support.columns import columns, whole
 
 LIFETIME = 10.0
 
@@ -28,6 +30,27 @@ def entry(version: int = 1) -> Entry:
     return Entry.file(ObjectInfo("key", version, 0, f'"{version}"'))
 
 
+class Keyless(Metadata):
+    """A listing has every object's own key; here all have one, which is easier to compare."""
+
+    def get(self, key: str, name: str) -> Known | None:
+        known = super().get(key, name)
+        if known is None or known.entry is None or known.entry.info is None:
+            return known
+        info = known.entry.info._replace(key="key")
+        return known._replace(entry=known.entry._replace(info=info))
+
+
+def all_of(metadata: Metadata, key: str) -> dict[str, Entry] | None:
+    """Return the directory `key`, if it is known as a whole."""
+    found = whole(metadata, key)
+    if found is None:
+        return None
+    assert metadata.populated(key) == bool(found)
+    keyless = {name: e.info and e.info._replace(key="key") for name, e in found.items()}
+    return {name: e._replace(info=keyless[name]) for name, e in found.items()}
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -35,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def metadata(clock: Clock) -> Metadata:
-    return Metadata(LIFETIME, clock)
+    return Keyless(LIFETIME, clock)
 
 
 # -- single names ---------------------------------------------------------------------------------
@@ -70,9 +93,9 @@ def test_a_later_answer_counts_from_its_own_time(metadata: Metadata, clock: Cloc
 
 
 def test_with_no_lifetime_nothing_is_believed(clock: Clock) -> None:
-    metadata = Metadata(0.0, clock)
+    metadata = Keyless(0.0, clock)
     metadata.learn("d/", "name", entry(), 0)
-    metadata.learn_listing("d/", [("name", entry())], 0)
+    metadata.learn_listing("d/", columns("d/", ("name", entry())), 0)
     metadata.change("d/", "other", entry())
     assert metadata.get("d/", "name") is None
     assert metadata.get("d/", "other") is None
@@ -80,9 +103,9 @@ def test_with_no_lifetime_nothing_is_believed(clock: Clock) -> None:
 
 
 def test_with_an_endless_lifetime_everything_is_for_ever(clock: Clock) -> None:
-    metadata = Metadata(math.inf, clock)
+    metadata = Keyless(math.inf, clock)
     metadata.learn("d/", "name", entry(), 0)
-    metadata.learn_listing("e/", [], 0)
+    metadata.learn_listing("e/", columns("e/"), 0)
     clock.now += 1e9
     list(metadata.expire())
     assert metadata.get("d/", "name") == Known(entry(), math.inf)
@@ -94,12 +117,12 @@ def test_with_an_endless_lifetime_everything_is_for_ever(clock: Clock) -> None:
 
 def test_a_listing_knows_what_is_there_and_what_is_not(metadata: Metadata, clock: Clock) -> None:
     names = [("a", entry()), ("b", Entry.folder())]
-    assert metadata.learn_listing("d/", names, 0)
+    assert metadata.learn_listing("d/", columns("d/", *names), 0)
     clock.now += 4
     assert metadata.get("d/", "a") == Known(entry(), 6.0)
     assert metadata.get("d/", "b") == Known(Entry.folder(), 6.0)
     assert metadata.get("d/", "c") == Known(ABSENT, 6.0)
-    assert metadata.listing("d/") == names
+    assert all_of(metadata, "d/") == dict(names)
     assert metadata.listing("") is None
     clock.now += 6
     assert metadata.get("d/", "a") is None
@@ -107,7 +130,21 @@ def test_a_listing_knows_what_is_there_and_what_is_not(metadata: Metadata, clock
     assert metadata.listing("d/") is None
 
 
+def test_a_listing_that_was_emptied_is_known_to_be_empty(metadata: Metadata) -> None:
+    metadata.learn_listing("d/", columns("d/", ("a", entry()), ("b", entry())), 0)
+    for name in "ab":
+        assert metadata.populated("d/")
+        metadata.change("d/", name, ABSENT)
+    assert not metadata.populated("d/")
+    metadata.change("d/", "a", entry())
+    assert metadata.populated("d/")
+    metadata.change("d/", "a", ABSENT)
+    metadata.change("d/", "new", entry())
+    assert metadata.populated("d/")
+
+
 def test_single_names_are_no_listing(metadata: Metadata) -> None:
+    assert not metadata.populated("d/")
     metadata.learn("d/", "a", entry(), 0)
     assert metadata.listing("d/") is None
     assert metadata.get("d/", "b") is None
@@ -115,7 +152,7 @@ def test_single_names_are_no_listing(metadata: Metadata) -> None:
 
 def test_a_listing_replaces_what_was_known_of_the_directory(metadata: Metadata) -> None:
     metadata.learn("d/", "gone", entry(), 0)
-    metadata.learn_listing("d/", [("a", entry())], 0)
+    metadata.learn_listing("d/", columns("d/", ("a", entry())), 0)
     assert metadata.get("d/", "gone") == Known(ABSENT, LIFETIME)
     assert len(metadata) == 1
 
@@ -123,7 +160,7 @@ def test_a_listing_replaces_what_was_known_of_the_directory(metadata: Metadata) 
 def test_a_name_learned_later_does_not_make_the_listing_live_longer(
     metadata: Metadata, clock: Clock
 ) -> None:
-    metadata.learn_listing("d/", [("a", entry())], 0)
+    metadata.learn_listing("d/", columns("d/", ("a", entry())), 0)
     clock.now += 9
     metadata.learn("d/", "b", entry(), 0)
     clock.now += 2
@@ -134,10 +171,10 @@ def test_a_name_learned_later_does_not_make_the_listing_live_longer(
 
 
 def test_what_this_mount_does_shows_in_the_listing_at_once(metadata: Metadata) -> None:
-    metadata.learn_listing("d/", [("a", entry()), ("b", entry())], 0)
+    metadata.learn_listing("d/", columns("d/", ("a", entry()), ("b", entry())), 0)
     metadata.change("d/", "a", ABSENT)
     metadata.change("d/", "c", entry(3))
-    assert metadata.listing("d/") == [("b", entry()), ("c", entry(3))]
+    assert all_of(metadata, "d/") == {"b": entry(), "c": entry(3)}
     assert metadata.get("d/", "a") == Known(ABSENT, LIFETIME)
 
 
@@ -149,7 +186,7 @@ def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
     metadata.change("d/", "name", entry(2))
     assert not metadata.learn("d/", "name", entry(1), asked_at)
     assert not metadata.learn("d/", "other", ABSENT, asked_at)
-    assert not metadata.learn_listing("d/", [("name", entry(1))], asked_at)
+    assert not metadata.learn_listing("d/", columns("d/", ("name", entry(1))), asked_at)
     assert metadata.get("d/", "name") == Known(entry(2), LIFETIME)
     assert metadata.listing("d/") is None
     assert metadata.learn("d/", "name", entry(3), metadata.changes("d/"))
@@ -157,7 +194,7 @@ def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
 
 
 def test_an_answer_from_before_something_was_forgotten_is_dropped(metadata: Metadata) -> None:
-    metadata.learn_listing("d/", [("name", entry()), ("other", entry())], 0)
+    metadata.learn_listing("d/", columns("d/", ("name", entry()), ("other", entry())), 0)
     asked_at = metadata.changes("d/")
     metadata.forget("d/", "name")
     assert metadata.get("d/", "name") is None
@@ -167,7 +204,7 @@ def test_an_answer_from_before_something_was_forgotten_is_dropped(metadata: Meta
     assert not metadata.learn("d/", "name", entry(), asked_at)
     metadata.forget("d/", "name")
     metadata.forget("unknown/", "name")
-    assert len(metadata) == 1
+    assert metadata.get("unknown/", "name") is None
 
 
 def test_a_change_is_remembered_although_the_directory_was_forgotten(
@@ -196,7 +233,7 @@ def test_the_directories_not_used_for_longest_are_forgotten(
 ) -> None:
     monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
     for name in "abcde":
-        metadata.learn_listing(f"{name}/", [("1", entry()), ("2", entry())], 0)
+        metadata.learn_listing(f"{name}/", columns(f"{name}/", ("1", entry()), ("2", entry())), 0)
     assert metadata.listing("a/") is not None  # used again
     metadata.learn("f/", "1", entry(), 0)
     assert len(metadata) == 9
@@ -211,24 +248,24 @@ def test_the_directory_in_use_is_not_forgotten_however_large(
     monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
     metadata.learn("small/", "1", entry(), 0)
     names = [(f"{number}", entry()) for number in range(100)]
-    metadata.learn_listing("d/", names, 0)
-    assert metadata.listing("d/") == names
+    metadata.learn_listing("d/", columns("d/", *names), 0)
+    assert all_of(metadata, "d/") == dict(names)
     assert metadata.get("small/", "1") is None
     assert len(metadata) == 100
 
 
 def test_what_is_out_of_date_is_forgotten(metadata: Metadata, clock: Clock) -> None:
-    metadata.learn_listing("old/", [("a", entry())], 0)
+    metadata.learn_listing("old/", columns("old/", ("a", entry())), 0)
     metadata.learn("both/", "a", entry(), 0)
     clock.now += 5
     metadata.learn("both/", "b", ABSENT, 0)
-    metadata.learn_listing("empty/", [], 0)
+    metadata.learn_listing("empty/", columns("empty/"), 0)
     assert list(metadata.expire()) == []
     clock.now += 5
     assert list(metadata.expire()) == ["old/"]
     assert len(metadata) == 1
     assert metadata.get("both/", "b") == Known(ABSENT, 5.0)
-    assert metadata.listing("empty/") == []
+    assert all_of(metadata, "empty/") == {}
     clock.now += 5
     assert sorted(metadata.expire()) == ["both/", "empty/"]
     assert len(metadata) == 0
@@ -251,7 +288,7 @@ class MetadataMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.metadata = Metadata(LIFETIME, self.clock)
+        self.metadata = Keyless(LIFETIME, self.clock)
         self.truth: dict[tuple[str, str], Entry] = {}
         self.under_way: list[tuple[str, str | None, object, int]] = []
 
@@ -268,7 +305,7 @@ class MetadataMachine(RuleBasedStateMachine):
             return
         key, name, answer, changes = self.under_way.pop(number % len(self.under_way))
         if isinstance(answer, list):
-            self.metadata.learn_listing(key, answer, changes)
+            self.metadata.learn_listing(key, columns(key, *answer), changes)
         elif name is not None:
             assert answer is None or isinstance(answer, Entry)
             self.metadata.learn(key, name, answer, changes)
@@ -302,11 +339,10 @@ class MetadataMachine(RuleBasedStateMachine):
                 if known is not None:
                     assert known.entry == self.truth.get((key, name))
                     assert 0 < known.seconds_left <= LIFETIME
-            listing = self.metadata.listing(key)
+            listing = all_of(self.metadata, key)
             if listing is not None:
-                assert dict(listing) == {n: e for (k, n), e in self.truth.items() if k == key}
-        names = sum(len(d.names) for d in self.metadata._directories.values())
-        assert len(self.metadata) == names
+                assert listing == {n: e for (k, n), e in self.truth.items() if k == key}
+        assert len(self.metadata) == sum(map(len, self.metadata._directories.values()))
 
 
 MetadataMachine.TestCase.settings = settings(

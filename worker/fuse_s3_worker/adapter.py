@@ -338,7 +338,7 @@ class Adapter:
     ) -> bool:
         if not plus:
             return buffer.add(record.ino, record.offset, record.kind, record.name)
-        if record.entry is None:
+        if record.is_dot:
             return buffer.add_unnoticed(record.ino, record.offset, record.kind, record.name)
         found = self._fs.directories.take(fh, record)
         if found is None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol
 
-from fuse_s3_worker.cache.metadata import Entry, Known, Metadata
+from fuse_s3_worker.cache.entries import Entry, Known
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Ownership
 from fuse_s3_worker.fs.lookup import Resolver

@@ -2,14 +2,14 @@
 
 import errno
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
 
-from fuse_s3_worker.cache.metadata import Entry
+from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.listing import Listing
-from fuse_s3_worker.fs.nodes import Node, inode_number
+from fuse_s3_worker.fs.nodes import InodeNumbers, Node
 
 __all__ = ["Directories", "DirectoryEntry"]
 
@@ -17,12 +17,28 @@ _DOTS = 2  # "." and ".." come first, at offsets 0 and 1
 _DT_REG, _DT_DIR = 8, 4  # dirent.h
 
 
-class _OpenDirectory:
-    __slots__ = ("listing", "node")
+class _OpenDirectory(NamedTuple):
+    node: Node
+    listing: Listing
 
-    def __init__(self, node: Node, listing: Listing) -> None:
-        self.node = node
-        self.listing = listing
+
+class _LocalNodes:
+    """The children of a node that exist because of this mount (fs.listing.Local)."""
+
+    __slots__ = ("_children",)
+
+    def __init__(self, node: Node) -> None:
+        self._children = node.children
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what there is of this name."""
+        child = self._children.get(name)
+        return Entry(child.is_directory, child.info) if child and child.local else None
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all there is."""
+        children = list(self._children)
+        return {name: entry for name in children if (entry := self.entry(name)) is not None}
 
 
 class DirectoryEntry(NamedTuple):
@@ -32,7 +48,11 @@ class DirectoryEntry(NamedTuple):
     offset: int
     ino: int
     kind: int  # DT_ of dirent.h
-    entry: Entry | None  # None for "." and ".."
+
+    @property
+    def is_dot(self) -> bool:
+        """Tell whether it is `.` or `..`, which bring no node."""
+        return self.offset <= _DOTS
 
 
 class Directories:
@@ -71,21 +91,22 @@ class Directories:
         if opened is None:
             raise FileSystemError(errno.EBADF, f"no open directory {number}")
         node = opened.node
-        if offset == 0 and (opened.listing.entries or opened.listing.complete):
+        if offset == 0 and (len(opened.listing) or opened.listing.complete):
             opened.listing.close()
-            opened.listing = self._listing(node)
+            opened = self._open[number] = _OpenDirectory(node, self._listing(node))
         parent = node.parent or node
         for at, (name, dot) in enumerate(((b".", node), (b"..", parent))):
             if offset <= at:
-                yield DirectoryEntry(name, at + 1, dot.ino, _DT_DIR, None)
-        listing = opened.listing
-        for index in itertools.count(max(offset - _DOTS, 0)):
-            if index >= len(listing.entries):
-                await listing.reach(index)
-                if index >= len(listing.entries):
-                    return
-            name_text, entry = listing.entries[index]
-            yield self._record(node, name_text, entry, index + _DOTS + 1)
+                yield DirectoryEntry(name, at + 1, dot.ino, _DT_DIR)
+        listing, inode = opened.listing, InodeNumbers(node.key)
+        place = max(offset - _DOTS, 0)
+        while True:
+            await listing.reach(place)
+            if place >= len(listing):
+                return
+            for record in _records(listing, inode, place):
+                yield record
+            place = len(listing)
 
     def take(self, number: int, record: DirectoryEntry) -> Found | None:
         """Return the node of a record, which the kernel will know from now on.
@@ -93,30 +114,28 @@ class Directories:
         What is known of the name by now counts, not what the listing said: this mount may have
         changed it since. None: it is not there any more.
         """
-        node = self._open[number].node
+        node, listing = self._open[number]
         name = record.name.decode()
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
-        assert record.entry is not None  # noqa: S101  dots have no node to take
         known = self._core.resolver.known(node.key, name)
-        entry, seconds = known or (record.entry, 0.0)
-        if entry is None:
+        if known is None:
+            listed = listing.named(record.offset - _DOTS - 1)
+            known = Known(listed[1] if listed else None, 0.0)
+        if known.entry is None:
             return None
-        return self._core.found(self._core.settle(node, name, entry), seconds)
-
-    def _record(self, node: Node, name: str, entry: Entry, offset: int) -> DirectoryEntry:
-        key = f"{node.key}{name}/" if entry.directory else node.key + name
-        kind = _DT_DIR if entry.directory else _DT_REG
-        return DirectoryEntry(name.encode(), offset, inode_number(key), kind, entry)
+        return self._core.found(self._core.settle(node, name, known.entry), known.seconds_left)
 
     def _listing(self, node: Node) -> Listing:
-        core = self._core
+        return Listing(self._core.store, self._core.metadata, node.key, _LocalNodes(node))
 
-        def overlay() -> dict[str, Entry]:
-            return {
-                name: Entry(child.is_directory, child.info)
-                for name, child in node.children.items()
-                if child.local
-            }
 
-        return Listing(core.store, core.metadata, node.key, overlay)
+def _records(listing: Listing, inode: InodeNumbers, place: int) -> Iterator[DirectoryEntry]:
+    """Yield the records of what was fetched, from one place on."""
+    while place < len(listing):
+        found = listing.peek(place)
+        place += 1
+        if found is not None:
+            name, directory = found
+            kind = _DT_DIR if directory else _DT_REG
+            yield DirectoryEntry(name, place + _DOTS, inode.of(name, directory=directory), kind)

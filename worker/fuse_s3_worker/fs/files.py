@@ -6,7 +6,7 @@ import logging
 import os
 from typing import NamedTuple
 
-from fuse_s3_worker.cache.metadata import Entry
+from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import Node

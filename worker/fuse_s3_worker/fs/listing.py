@@ -4,61 +4,114 @@ S3 sorts by bytes, so the file `a` comes before `a-b` and the directory `a/` aft
 later. A name that may still turn out to be a directory is therefore held back until the listing
 has passed the place where the directory would be; there are never more of these than the last key
 has characters.
+
+What the bucket says is kept in rows, and becomes what this mount remembers of the directory. What
+this mount itself has changed since is looked up when a row is read.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable
+from typing import Protocol
 
-from fuse_s3_worker.cache.metadata import Entry, Metadata
+from fuse_s3_worker.cache.columns import Columns
+from fuse_s3_worker.cache.entries import Entry, Known
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.fs.names import child_name
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ListPage, ObjectStore
 
-__all__ = ["Listing", "Named"]
+__all__ = ["Listing", "Local", "Named"]
 
 _log = logging.getLogger(__name__)
 
 Named = tuple[str, Entry]
-Overlay = Callable[[], dict[str, Entry]]
-"""What exists in a directory because of this mount, whatever the bucket says."""
+
+
+class Local(Protocol):
+    """What exists in a directory because of this mount, whatever the bucket says."""
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what there is of this name."""
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all there is."""
 
 
 class Listing:
     """The entries of one directory, fetched as they are read.
 
+    Entries have numbers, which stay theirs until the directory is closed, so that a program can
+    go back to any place it has been at; an entry that is removed leaves its number behind.
+
     Attributes:
-        entries: those that are final, in order. They stay until the directory is closed, so that
-            a program can go back to any place it has been at.
-        complete: whether these are all.
+        complete: whether there will be no more entries.
     """
 
-    def __init__(self, store: ObjectStore, metadata: Metadata, key: str, overlay: Overlay) -> None:
-        self.entries: list[Named] = []
+    def __init__(self, store: ObjectStore, metadata: Metadata, key: str, local: Local) -> None:
         self.complete = False
         self._store = store
         self._metadata = metadata
         self._key = key
-        self._overlay = overlay
+        self._local = local
+        self._rows = Columns(key)
         self._changes = metadata.changes(key)
+        self._behind: list[Named] = []  # what is in no row
         self._held: dict[str, Entry] = {}
-        self._seen: list[Named] = []  # by the bucket alone
         self._skipped = 0
         self._token: str | None = None
         self._next: asyncio.Task[ListPage] | None = None
         self._remembered = metadata.listing(key)
         self._turn = asyncio.Lock()
 
-    async def reach(self, index: int) -> None:
-        """Fetch until there is an entry `index`, or no more.
+    def __len__(self) -> int:
+        """Return how many numbers are given away."""
+        return len(self._rows) + len(self._behind)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def peek(self, number: int) -> tuple[bytes, bool] | None:
+        """Return a name and whether it is a directory's; None when it is not there any more."""
+        rows = self._rows
+        if number >= len(rows):
+            name, entry = self._behind[number - len(rows)]
+            return name.encode(), entry.directory
+        encoded = rows.name(number)
+        newer = self._newer(encoded.decode())
+        if newer is None:
+            return encoded, rows.is_directory(number)
+        return None if newer.entry is None else (encoded, newer.entry.directory)
+
+    def named(self, number: int) -> Named | None:
+        """Return a name and what it stands for."""
+        rows = self._rows
+        if number >= len(rows):
+            return self._behind[number - len(rows)]
+        name = rows.name(number).decode()
+        newer = self._newer(name)
+        entry = rows.entry(number) if newer is None else newer.entry
+        return None if entry is None else (name, entry)
+
+    def _newer(self, name: str) -> Known | None:
+        """Return what is known of a name better than by its row."""
+        if (entry := self._local.entry(name)) is not None:
+            return Known(entry, 0.0)
+        if self._metadata.changes(self._key) == self._changes:
+            return None
+        return self._metadata.get(self._key, name)
+
+    # -- fetching -------------------------------------------------------------------------------
+
+    async def reach(self, number: int) -> None:
+        """Fetch until there is an entry `number`, or no more.
 
         Raises:
             StoreError: a page cannot be had; asking again goes on where it failed.
         """
         async with self._turn:
-            while not self.complete and len(self.entries) <= index:
+            while not self.complete and len(self) <= number:
                 if self._remembered is not None:
-                    self._add(self._remembered)
+                    self._rows, self._changes = self._remembered
                     self._finish()
                 else:
                     await self._fetch_page()
@@ -83,9 +136,8 @@ class Listing:
         self._next = self._ask(page.token) if page.token is not None else None
         self._take(page)
         if page.token is None:
-            self._add(self._held.items())
-            self._held = {}
-            self._metadata.learn_listing(self._key, self._seen, self._changes)
+            self._release(None)
+            self._metadata.learn_listing(self._key, self._rows, self._changes)
             self._finish()
 
     def _ask(self, token: str | None) -> asyncio.Task[ListPage]:
@@ -119,33 +171,28 @@ class Listing:
         self._held |= fresh
         self._release(last)
 
-    def _release(self, last: str) -> None:
+    def _release(self, last: str | None) -> None:
         """Make final what cannot change any more, now that the listing has come to `last`."""
+        # Text compares like its UTF-8, which is what the bucket is sorted by.
         final = [
-            name
+            (f"{name}/", name)
             for name, entry in self._held.items()
-            # Text compares like its UTF-8, which is what the bucket is sorted by.
-            if entry.directory or f"{self._key}{name}/" <= last
+            if last is None or entry.directory or f"{self._key}{name}/" <= last
         ]
-        self._add([(name, self._held.pop(name)) for name in final])
-
-    def _add(self, named: Iterable[Named]) -> None:
-        """Append entries, as this mount has changed them since the listing began."""
-        overlay = self._overlay()
-        changed = self._metadata.changes(self._key) != self._changes
-        for name, listed in named:
-            self._seen.append((name, listed))
-            entry: Entry | None = overlay.get(name, listed)
-            if changed and name not in overlay:
-                known = self._metadata.get(self._key, name)
-                entry = known.entry if known else listed
-            if entry is not None:
-                self.entries.append((name, entry))
+        for _, name in sorted(final):
+            self._rows.append(name, self._held.pop(name))
 
     def _finish(self) -> None:
-        names = {name for name, _ in self._seen}
-        self.entries += [item for item in self._overlay().items() if item[0] not in names]
+        """Add what the bucket did not list when it was asked."""
+        behind = {name: entry for name, entry in self._changed().items() if entry is not None}
+        behind |= self._local.entries()
+        self._behind = [item for item in behind.items() if self._rows.find(item[0]) is None]
         self.complete = True
         if self._skipped:
             details = {"directory": self._key, "keys": self._skipped}
             event(_log, logging.INFO, "keys_without_a_path", details)
+
+    def _changed(self) -> dict[str, Entry | None]:
+        if self._metadata.changes(self._key) == self._changes:
+            return {}
+        return self._metadata.changed(self._key)

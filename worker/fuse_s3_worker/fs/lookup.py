@@ -8,7 +8,8 @@ together share one pair of requests.
 
 import asyncio
 
-from fuse_s3_worker.cache.metadata import ABSENT, Entry, Known, Metadata
+from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
+from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 

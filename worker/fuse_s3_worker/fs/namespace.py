@@ -4,7 +4,7 @@ import asyncio
 import errno
 from typing import NamedTuple
 
-from fuse_s3_worker.cache.metadata import ABSENT, Entry
+from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
@@ -189,10 +189,9 @@ class Namespace:
         goes on here at once, and a moment later gets a marker if it is empty indeed; a moment,
         because whoever removed its content mostly removes it too.
         """
-        listing = self._core.metadata.listing(directory.key)
-        if directory.id == ROOT_ID or directory.info is not None or listing:
+        if directory.id == ROOT_ID or directory.info is not None:
             return
-        if directory.id in self._keepers:
+        if directory.id in self._keepers or self._core.metadata.populated(directory.key):
             return
         line = _implicit_line(directory)
         for node in line:

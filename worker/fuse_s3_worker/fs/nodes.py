@@ -11,15 +11,29 @@ from fuse_s3_worker.store.types import ObjectInfo
 if TYPE_CHECKING:
     from fuse_s3_worker.transfer.upload import Upload
 
-__all__ = ["ROOT_ID", "Node", "Nodes", "inode_number"]
+__all__ = ["ROOT_ID", "InodeNumbers", "Node", "Nodes", "inode_number"]
 
 ROOT_ID = 1  # FUSE_ROOT_ID
 
 
+class InodeNumbers:
+    """st_ino of what is in one directory: the same in every mount of the bucket, never 0 or 1."""
+
+    def __init__(self, directory_key: str) -> None:
+        self._hash = blake2b(directory_key.encode("utf-8", "surrogatepass"), digest_size=8)
+
+    def of(self, name: bytes, *, directory: bool = False) -> int:
+        """Return the number that the name has."""
+        own = self._hash.copy()
+        own.update(name)
+        if directory:
+            own.update(b"/")
+        return int.from_bytes(own.digest(), "little") | 2
+
+
 def inode_number(key: str) -> int:
-    """Return st_ino for a key: the same in every mount of the bucket, and never 0 or 1."""
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") | 2
+    """Return st_ino for a key."""
+    return InodeNumbers(key).of(b"")
 
 
 class Node:

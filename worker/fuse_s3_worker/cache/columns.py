@@ -1,0 +1,133 @@
+"""A listed directory in columns: names in one string of bytes, numbers in arrays.
+
+A directory of a million names as Python objects takes more than half a gigabyte. Here a name takes
+its own bytes and about forty more, and becomes an object when somebody looks at it.
+
+Rows are in the order of the bucket when every name had a slash behind it, so a name is found by
+bisection. Where a store does not sort (directory buckets), an index is made when it is needed.
+"""
+
+from array import array
+from bisect import bisect_left
+
+from fuse_s3_worker.cache.entries import Entry
+from fuse_s3_worker.store.types import ObjectInfo
+
+__all__ = ["Columns"]
+
+_SECOND = 1_000_000_000
+_MD5 = 16  # bytes of an ETag that is an MD5 sum, or one of a multipart upload
+_PARTS_MAX = 10_000
+_DIRECTORY, _OTHER = 0xFFFF, 0xFFFE  # instead of a number of parts
+_NO_SUM = bytes(_MD5)
+
+
+class Columns:
+    """The names in the directory `key`, in order; rows are only ever appended."""
+
+    __slots__ = (
+        "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts", "_sizes",
+        "_sorted", "_sums", "_times",
+    )  # fmt: skip
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._names = bytearray()
+        self._ends = array("I")
+        self._sizes = array("Q")
+        self._times = array("q")  # nanoseconds
+        self._sums = bytearray()
+        self._parts = array("H")  # of the ETag; 0 when it is no multipart upload's
+        self._others: dict[int, str] = {}  # ETags that are no MD5 sums
+        self._classes: dict[int, str] = {}
+        self._last = b""
+        self._sorted = True
+        self._index: dict[bytes, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    # -- filling --------------------------------------------------------------------------------
+
+    def append(self, name: str, entry: Entry) -> None:
+        """Add a row; of a directory only its name is kept, its marker is not."""
+        encoded = name.encode("utf-8", "surrogatepass")
+        in_order = encoded + b"/"
+        self._sorted = self._sorted and in_order > self._last
+        self._last = in_order
+        self._index = None
+        row = len(self._ends)
+        self._names += encoded
+        self._ends.append(len(self._names))
+        info = entry.info
+        if entry.directory or info is None:
+            self._put(_DIRECTORY, _NO_SUM, 0, 0)
+            return
+        parts, md5 = _read_etag(info.etag)
+        if parts == _OTHER:
+            self._others[row] = info.etag
+        if info.storage_class:
+            self._classes[row] = info.storage_class
+        self._put(parts, md5, info.size, info.mtime)
+
+    def _put(self, parts: int, md5: bytes, size: int, mtime: int) -> None:
+        self._parts.append(parts)
+        self._sums += md5
+        self._sizes.append(size)
+        self._times.append(mtime)
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def name(self, row: int) -> bytes:
+        """Return the name in a row."""
+        return bytes(self._names[self._ends[row - 1] if row else 0 : self._ends[row]])
+
+    def is_directory(self, row: int) -> bool:
+        """Tell whether a row is a directory's."""
+        return self._parts[row] == _DIRECTORY
+
+    def entry(self, row: int) -> Entry:
+        """Return what a row says of its name."""
+        if self._parts[row] == _DIRECTORY:
+            return Entry.folder()
+        name = self.name(row).decode("utf-8", "surrogatepass")
+        return Entry.file(
+            ObjectInfo(
+                self._key + name,
+                self._sizes[row],
+                self._times[row],
+                self._etag(row),
+                self._classes.get(row, ""),
+            )
+        )
+
+    def _etag(self, row: int) -> str:
+        parts = self._parts[row]
+        if parts == _OTHER:
+            return self._others[row]
+        md5 = self._sums[row * _MD5 : (row + 1) * _MD5].hex()
+        return f'"{md5}-{parts}"' if parts else f'"{md5}"'
+
+    def find(self, name: str) -> int | None:
+        """Return the row of a name, None when there is none."""
+        encoded = name.encode("utf-8", "surrogatepass")
+        if not self._sorted:
+            if self._index is None:
+                self._index = {self.name(row): row for row in range(len(self))}
+            return self._index.get(encoded)
+        row = bisect_left(range(len(self)), encoded + b"/", key=lambda at: self.name(at) + b"/")
+        return row if row < len(self) and self.name(row) == encoded else None
+
+
+def _read_etag(etag: str) -> tuple[int, bytes]:
+    """Return the number of parts and the sum that an ETag has; _OTHER when it is another kind."""
+    md5, dash, parts = etag[1:-1].partition("-")
+    try:
+        raw = bytes.fromhex(md5)
+        number = int(parts) if dash else 0
+    except ValueError:
+        return _OTHER, _NO_SUM
+    written = f'"{raw.hex()}-{number}"' if dash else f'"{raw.hex()}"'
+    if len(raw) != _MD5 or written != etag or not (bool(dash) <= number <= _PARTS_MAX):
+        return _OTHER, _NO_SUM
+    return number, raw
