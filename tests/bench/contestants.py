@@ -97,8 +97,10 @@ def program(executable: str) -> str | None:
 
 
 def _ours(setting: Setting, _: Kind) -> list[str]:
+    named = os.environ.get("MOUNT_S3")
+    begin = [named] if named else ["mount", "-t", "s3"]
     options = f"endpoint_url={setting.url}"
-    return ["mount", "-t", "s3", setting.bucket, str(setting.directory), "-o", options]
+    return [*begin, setting.bucket, str(setting.directory), "-o", options]
 
 
 def _s3fs(*more: str) -> Callable[[Setting, Kind], list[str]]:

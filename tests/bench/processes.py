@@ -7,6 +7,7 @@ parent of every orphan below it, so that none gets lost: neither while measuring
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ __all__ = [
     "cpu_seconds",
     "descendants",
     "end",
+    "ended_cpu_seconds",
     "machine_cpu_seconds",
     "memory",
     "peak_memory",
@@ -72,6 +74,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
         with contextlib.suppress(OSError):
             total += time.clock_gettime((~pid << 3) | _CPU_CLOCK)
     return total
+
+
+def ended_cpu_seconds() -> float:
+    """Return the CPU time that children had which have ended, with what they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def machine_cpu_seconds() -> float:

@@ -162,6 +162,7 @@ class Mount:
         self._options += options
         self._pidfd = -1
         self._device = ""
+        self._times_mounted = 0
 
     @property
     def options(self) -> str:
@@ -209,8 +210,12 @@ class Mount:
     def watch(self) -> None:
         """Take note of the worker behind a mount that was made in another way."""
         self._device = entries_at(self.path)[-1].device
-        wait_until(lambda: self.log.lines("mounted"), "the worker's word that it is mounted")
-        self.pid = self.log.lines("mounted")[-1].pid
+        times = self._times_mounted + 1
+        wait_until(
+            lambda: len(self.log.lines("mounted")) >= times, "the worker's word that it is mounted"
+        )
+        lines = self.log.lines("mounted")
+        self.pid, self._times_mounted = lines[-1].pid, len(lines)
         # A descriptor, not the number: that may be another process's by the time it is used.
         self._pidfd = os.pidfd_open(self.pid)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from support.process import wait_until
+
 __all__ = ["Line", "WorkerLog"]
 
 _LINE = re.compile(
@@ -41,6 +43,11 @@ class WorkerLog:
         """Return the events of a name, or all that are well-formed."""
         parsed = (parse(text) for text in self.text.splitlines())
         return [line for line in parsed if line and event in {"", line.event}]
+
+    def wait_for(self, event: str) -> list[Line]:
+        """Return the events of a name when there is one; a program hears of an error first."""
+        wait_until(lambda: self.lines(event), f"the worker's word about {event}")
+        return self.lines(event)
 
     def unexpected(self, allowed: Iterable[str]) -> list[str]:
         """Return the lines that no test should be silent about.

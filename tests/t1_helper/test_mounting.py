@@ -305,6 +305,14 @@ def test_a_mount_whose_worker_dies_does_not_serve(place: str) -> None:
     made.undo()
 
 
+def test_a_mount_that_is_for_somebody_else_alone_is_not_looked_into(place: str) -> None:
+    device = open_device()
+    made = create_mount(asked(place, "owner_only"), device, (12345, 12345), pin(place))
+    with held_by(device, serve_root):
+        assert made.serves(60.0)
+        made.undo()
+
+
 # -- remount ---------------------------------------------------------------------------------------
 
 

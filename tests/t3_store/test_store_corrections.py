@@ -17,6 +17,11 @@ from support.storekit import KEY, PERSISTENT, make_store, run, signature_is_righ
 
 UPLOAD = MultipartUpload("k", "u1")
 STORED = reply(200, etag='"e"')
+# A reply to HEAD has the length of what it has not.
+FOUND = (
+    b'HTTP/1.1 200 OK\r\ncontent-length: 3\r\netag: "e"\r\n'
+    b"last-modified: Fri, 20 Nov 2026 16:28:24 GMT\r\n\r\n"
+)
 
 
 def error(status: int, code: str, **headers: str) -> bytes:
@@ -152,6 +157,44 @@ def test_a_key_that_is_over_is_renewed_once() -> None:
             ]
             assert signature_is_right(server.requests[0], OLD)
             assert signature_is_right(server.requests[2], NEW)
+
+    run(main())
+
+
+def only_new_and_no_reason_for_heads(request: Request) -> bytes:
+    if request.headers["x-amz-security-token"] == "old" and request.method == "HEAD":
+        return reply(400)
+    return FOUND if request.method == "HEAD" else only_new(request)
+
+
+def test_a_head_that_is_not_told_that_its_key_is_over() -> None:
+    async def main() -> None:
+        with RawServer.answering(only_new_and_no_reason_for_heads) as server:
+            store = make_store(server.url, provider=Renewable(OLD, NEW))
+            assert (await store.head("k")).size == 3
+            assert (await store.head("k")).size == 3
+            methods = [request.method for request in server.requests]
+            assert methods == ["HEAD", "GET", "GET", "HEAD", "HEAD"]
+        with RawServer.answering(only_new_and_no_reason_for_heads) as server:
+            with pytest.raises(StoreError, match="ExpiredToken it is") as caught:
+                await make_store(server.url, provider=Renewable(OLD)).head("k")
+            assert caught.value.fault is Fault.EXPIRED_CREDENTIALS
+
+    run(main())
+
+
+def test_a_head_that_is_refused_for_a_reason_of_its_own() -> None:
+    """Such as an object that was encrypted with a key of its owner's."""
+
+    async def main() -> None:
+        def script(request: Request) -> bytes:
+            return reply(400) if request.method == "HEAD" else reply(200, b"<ListBucketResult/>")
+
+        with RawServer.answering(script) as server:
+            with pytest.raises(StoreError) as caught:
+                await make_store(server.url).head("k")
+            assert caught.value.fault is Fault.BAD_REQUEST
+            assert len(server.requests) == 3
 
     run(main())
 

@@ -144,6 +144,18 @@ def test_a_server_that_does_not_encode_is_taken_at_its_word(key: str) -> None:
     assert [found.key for found in page.objects] == [key]
 
 
+def test_control_characters_that_no_document_may_have() -> None:
+    """Ceph refers to them in what it repeats, and in tokens; its keys are encoded as they are."""
+    echo = "<EncodingType>url</EncodingType><Prefix>a&#x01;/</Prefix>"
+    token = "<NextContinuationToken>a&#x0d;&#x1F;</NextContinuationToken>"
+    more = f"<IsTruncated>true</IsTruncated>{token}"
+    page = parse_list_page(listing(echo + more + entry(Key="a%01/b")))
+    assert page.token == "a\r\x1f"
+    assert [found.key for found in page.objects] == ["a\x01/b"]
+    plain = parse_list_page(listing(entry(Key="a&#x02;\N{BULLET}&#9;")))
+    assert [found.key for found in plain.objects] == ["a\x02\N{BULLET}\t"]
+
+
 BAD_PAGES = {
     "nothing": b"",
     "HTML": b"<!DOCTYPE html><html><body>Sign in to the hotel's network</body></html>",

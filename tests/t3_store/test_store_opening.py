@@ -142,13 +142,28 @@ def test_the_probe_is_one_listing_of_one_key(server: RawServer) -> None:
     assert (request.query["max-keys"], request.query["prefix"]) == ("1", "")
 
 
+def regions(server: RawServer) -> list[str]:
+    return [request.headers["authorization"].split("/")[2] for request in server.requests]
+
+
 def test_region_by_option_then_configuration_then_default(server: RawServer) -> None:
     files = {"shared_credentials_file": CLI, "config_file": CONFIG}
     run(opened(server.url, files, "region=sa-east-1"))
     run(opened(server.url, files))
     run(opened(server.url, {"passwd_file": PASSWD}))
-    regions = [request.headers["authorization"].split("/")[2] for request in server.requests]
-    assert regions == ["sa-east-1", "eu-north-1", "us-east-1"]
+    assert regions(server) == ["sa-east-1", "eu-north-1", "us-east-1"]
+
+
+def test_region_of_the_environment(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"shared_credentials_file": CLI, "config_file": CONFIG}
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    run(opened(server.url, files))
+    # The newer name counts for more; botocore does not know it.
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    run(opened(server.url, files))
+    run(opened(server.url, {"passwd_file": PASSWD}))
+    run(opened(server.url, files, "region=sa-east-1"))
+    assert regions(server) == ["ap-south-1", "us-west-2", "us-west-2", "sa-east-1"]
 
 
 def test_the_endpoint_of_the_environment(

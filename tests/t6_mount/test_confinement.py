@@ -13,7 +13,6 @@ import pytest
 
 from support import faults
 from support.mounts import Mount, run
-from support.process import wait_until
 from support.proxy import Proxy
 from support.s3 import Bucket, Store
 from support.servers import Servers
@@ -187,7 +186,7 @@ def test_signals_do_not_break_the_mount(bucket: Bucket, number: signal.Signals) 
         with (mnt / "x").open("wb", buffering=0) as file:
             file.write(b"before ")
             os.kill(mnt.pid, number)
-            wait_until(lambda: mnt.log.lines("signal"), "the worker's word about the signal")
+            mnt.log.wait_for("signal")
             file.write(b"after")
         assert bucket.get("x") == b"before after"
         (line,) = mnt.log.lines("signal")

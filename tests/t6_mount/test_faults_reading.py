@@ -156,7 +156,7 @@ def test_failures_are_logged_with_all_that_an_operator_asks_for(
     proxy.on("GetObject", faults.s3_error(403, "AccessDenied", "Not for you"), times=1000)
     with pytest.raises(PermissionError):
         (mnt / "some/key with spaces").read_bytes()
-    line = mnt.log.lines("request_failed")[0]
+    line = mnt.log.wait_for("request_failed")[0]
     assert line.level == "WARNING"
     assert line.fields["op"] == "READ"
     assert line.fields["errno"] == "EACCES"
@@ -204,7 +204,7 @@ def test_object_replaced_while_it_is_read(mnt: Mount, bucket: Bucket) -> None:
         # Neither the pages nor the size of what was opened first are another version's now.
         assert os.pread(file.fileno(), 4096, 0) == OLD[:4096]
         assert os.fstat(file.fileno()).st_size == len(OLD)
-    assert any(line.fields["errno"] == "ESTALE" for line in mnt.log.lines("request_failed"))
+    assert any(line.fields["errno"] == "ESTALE" for line in mnt.log.wait_for("request_failed"))
 
 
 def test_object_replaced_before_it_is_read(mnt: Mount, bucket: Bucket) -> None:

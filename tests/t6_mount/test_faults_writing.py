@@ -149,7 +149,7 @@ def test_refused(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str, how: str)
     assert rule.applied
     assert bucket.get(name) == b"before"
     assert bucket.uploads() == []
-    line = mnt.log.lines("request_failed")[0]
+    line = mnt.log.wait_for("request_failed")[0]
     assert (line.fields["code"], line.fields["request_id"]) == (code, "FAULT0001")
     assert name in line.fields["reason"]
     # The name shows what the bucket has, and can be written anew.

@@ -221,7 +221,7 @@ def test_mount_in_another_namespace(bucket: Bucket) -> None:
             assert f" {mnt.path} " in (there / "mountinfo").read_text()
             (there / f"root{mnt.path}/x").write_bytes(b"from here")
             assert bucket.get("x") == b"from here"
-            wait_until(lambda: mnt.log.lines("mounted"), "the mount")
+            mnt.log.wait_for("mounted")
         finally:
             other.kill()
     # The namespace went with its last process, the mount with it, and the worker with that.

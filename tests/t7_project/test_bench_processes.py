@@ -35,6 +35,13 @@ def test_cpu_time_is_that_of_the_process(busy: int) -> None:
     assert processes.cpu_seconds([os.getpid()]) > ours
 
 
+def test_cpu_time_of_ended_children_counts_what_they_waited_for() -> None:
+    before = processes.ended_cpu_seconds()
+    spin = f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"
+    subprocess.run(["sh", "-c", f"{spin}; true"], check=True)
+    assert processes.ended_cpu_seconds() > before + 0.25
+
+
 def test_memory_is_that_of_the_process(busy: int) -> None:
     found = processes.memory([busy])
     assert 64 << 20 < found.pss <= found.rss < 256 << 20

@@ -56,6 +56,17 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo:
         """API: HeadObject."""
+        try:
+            return await self._head(key)
+        except StoreError as error:
+            if error.fault is not Fault.BAD_REQUEST:
+                raise
+        # Of a key that has expired S3 says no more than 400 here: a HEAD has no document. A
+        # listing is told the reason, and what can be put right is put right on the way.
+        await self.list_page(key, max_keys=1)
+        return await self._head(key)
+
+    async def _head(self, key: str) -> ObjectInfo:
         request = Request("HeadObject", "HEAD", key)
         return await self._caller.ask(request, lambda reply: _info(key, reply))
 

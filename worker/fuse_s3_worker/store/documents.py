@@ -4,6 +4,7 @@ The XML parser is expat, which neither fetches entities nor expands bombs; a doc
 S3 never sends, is refused all the same. Namespaces are dropped: some servers leave them out.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
@@ -21,6 +22,12 @@ __all__ = [
     "parse_list_page",
     "parse_result",
 ]
+
+# References to control characters: XML 1.0 has none, but Ceph repeats prefixes and makes tokens
+# with them. Noncharacters, of which Unicode has as many, stand in for them while expat reads.
+_CONTROL = re.compile(rb"&#x([01][0-9a-fA-F]);")
+_STAND_INS = 0xFDD0
+_CONTROLS = {_STAND_INS + number: number for number in range(32)}
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -125,12 +132,17 @@ def _parse(body: bytes, name: str) -> ElementTree.Element:
     # A NUL is UTF-16, in which a document type would not be found.
     if b"<!DOCTYPE" in body or b"\0" in body:
         raise _bad_document(body, name)
+    readable, controls = _CONTROL.subn(
+        lambda match: b"&#%d;" % (_STAND_INS + int(match[1], 16)), body
+    )
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314  no entities: see the top
+        root = ElementTree.fromstring(readable)  # noqa: S314  no entities: see the top
     except (ElementTree.ParseError, LookupError, ValueError):  # these two: a strange encoding
         raise _bad_document(body, name) from None
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
+        if controls:
+            element.text = (element.text or "").translate(_CONTROLS)
     if root.tag != name:
         raise _bad_document(body, name)
     return root

@@ -49,7 +49,7 @@ async def open_store(
     """
     try:
         provider, chain = await _provider(spec, settings, files, redaction)
-        region = settings.region or (chain.region if chain else _region_of_environment())
+        region = settings.region or _region_of_environment() or (chain.region if chain else "")
         url = settings.endpoint_url or (chain.endpoint_url if chain else _url_of_environment())
         lines = _Lines(spec, settings, url, _text(files, "ca_bundle"))
         caller = Caller(
@@ -96,7 +96,7 @@ def _from_passwd(spec: BucketSpec, file: tuple[str, bytes], redaction: Redaction
 
 
 def _region_of_environment() -> str:
-    """Return what the chain would have found, where there is no chain."""
+    """Return what the AWS CLI takes; botocore, and so the chain, knows the second name alone."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
 
 
