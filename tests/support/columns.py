@@ -1,5 +1,7 @@
 """Whole directories, as the cache has them."""
 
+import math
+
 from fuse_s3_worker.cache.columns import Columns
 from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.cache.metadata import Metadata
@@ -7,11 +9,12 @@ from fuse_s3_worker.cache.metadata import Metadata
 __all__ = ["columns", "whole"]
 
 
-def columns(key: str, *entries: tuple[str, Entry]) -> Columns:
+def columns(key: str, *entries: tuple[str, Entry], until: float = math.inf) -> Columns:
     """Return a directory with these entries."""
     made = Columns(key)
+    made.hear(until)
     for name, entry in entries:
-        made.append(name, entry)
+        made.append(name, entry, until)
     return made
 
 

@@ -78,7 +78,8 @@ def test_what_a_name_stands_for(keys: list[str], kind: str) -> None:
 @on_loop()
 async def test_a_listing_of_the_parent_answers() -> None:
     bucket = Bucket("d/name")
-    bucket.metadata.learn_listing("d/", columns("d/", ("name", bucket.file("d/name"))), 0)
+    rows = columns("d/", ("name", bucket.file("d/name")), until=bucket.metadata.until())
+    bucket.metadata.learn_listing("d/", rows, 0, complete=True)
     assert (await bucket.resolver.resolve("d/", "name")).entry == bucket.file("d/name")
     assert (await bucket.resolver.resolve("d/", "other")).entry is ABSENT
     assert bucket.store.requests == []

@@ -41,6 +41,12 @@ class Keyless(Metadata):
         return known._replace(entry=known.entry._replace(info=info))
 
 
+def learn_all(metadata: Metadata, key: str, changes: int, *entries: tuple[str, Entry]) -> bool:
+    """Have a directory listed as a whole."""
+    rows = columns(key, *entries, until=metadata.until())
+    return metadata.learn_listing(key, rows, changes, complete=True)
+
+
 def all_of(metadata: Metadata, key: str) -> dict[str, Entry] | None:
     """Return the directory `key`, if it is known as a whole."""
     found = whole(metadata, key)
@@ -95,7 +101,7 @@ def test_a_later_answer_counts_from_its_own_time(metadata: Metadata, clock: Cloc
 def test_with_no_lifetime_nothing_is_believed(clock: Clock) -> None:
     metadata = Keyless(0.0, clock)
     metadata.learn("d/", "name", entry(), 0)
-    metadata.learn_listing("d/", columns("d/", ("name", entry())), 0)
+    learn_all(metadata, "d/", 0, ("name", entry()))
     metadata.change("d/", "other", entry())
     assert metadata.get("d/", "name") is None
     assert metadata.get("d/", "other") is None
@@ -105,7 +111,7 @@ def test_with_no_lifetime_nothing_is_believed(clock: Clock) -> None:
 def test_with_an_endless_lifetime_everything_is_for_ever(clock: Clock) -> None:
     metadata = Keyless(math.inf, clock)
     metadata.learn("d/", "name", entry(), 0)
-    metadata.learn_listing("e/", columns("e/"), 0)
+    learn_all(metadata, "e/", 0)
     clock.now += 1e9
     list(metadata.expire())
     assert metadata.get("d/", "name") == Known(entry(), math.inf)
@@ -117,7 +123,7 @@ def test_with_an_endless_lifetime_everything_is_for_ever(clock: Clock) -> None:
 
 def test_a_listing_knows_what_is_there_and_what_is_not(metadata: Metadata, clock: Clock) -> None:
     names = [("a", entry()), ("b", Entry.folder())]
-    assert metadata.learn_listing("d/", columns("d/", *names), 0)
+    assert learn_all(metadata, "d/", 0, *names)
     clock.now += 4
     assert metadata.get("d/", "a") == Known(entry(), 6.0)
     assert metadata.get("d/", "b") == Known(Entry.folder(), 6.0)
@@ -131,7 +137,7 @@ def test_a_listing_knows_what_is_there_and_what_is_not(metadata: Metadata, clock
 
 
 def test_a_listing_that_was_emptied_is_known_to_be_empty(metadata: Metadata) -> None:
-    metadata.learn_listing("d/", columns("d/", ("a", entry()), ("b", entry())), 0)
+    learn_all(metadata, "d/", 0, ("a", entry()), ("b", entry()))
     for name in "ab":
         assert metadata.populated("d/")
         metadata.change("d/", name, ABSENT)
@@ -152,7 +158,7 @@ def test_single_names_are_no_listing(metadata: Metadata) -> None:
 
 def test_a_listing_replaces_what_was_known_of_the_directory(metadata: Metadata) -> None:
     metadata.learn("d/", "gone", entry(), 0)
-    metadata.learn_listing("d/", columns("d/", ("a", entry())), 0)
+    learn_all(metadata, "d/", 0, ("a", entry()))
     assert metadata.get("d/", "gone") == Known(ABSENT, LIFETIME)
     assert len(metadata) == 1
 
@@ -160,7 +166,7 @@ def test_a_listing_replaces_what_was_known_of_the_directory(metadata: Metadata) 
 def test_a_name_learned_later_does_not_make_the_listing_live_longer(
     metadata: Metadata, clock: Clock
 ) -> None:
-    metadata.learn_listing("d/", columns("d/", ("a", entry())), 0)
+    learn_all(metadata, "d/", 0, ("a", entry()))
     clock.now += 9
     metadata.learn("d/", "b", entry(), 0)
     clock.now += 2
@@ -171,7 +177,7 @@ def test_a_name_learned_later_does_not_make_the_listing_live_longer(
 
 
 def test_what_this_mount_does_shows_in_the_listing_at_once(metadata: Metadata) -> None:
-    metadata.learn_listing("d/", columns("d/", ("a", entry()), ("b", entry())), 0)
+    learn_all(metadata, "d/", 0, ("a", entry()), ("b", entry()))
     metadata.change("d/", "a", ABSENT)
     metadata.change("d/", "c", entry(3))
     assert all_of(metadata, "d/") == {"b": entry(), "c": entry(3)}
@@ -186,7 +192,7 @@ def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
     metadata.change("d/", "name", entry(2))
     assert not metadata.learn("d/", "name", entry(1), asked_at)
     assert not metadata.learn("d/", "other", ABSENT, asked_at)
-    assert not metadata.learn_listing("d/", columns("d/", ("name", entry(1))), asked_at)
+    assert not learn_all(metadata, "d/", asked_at, ("name", entry(1)))
     assert metadata.get("d/", "name") == Known(entry(2), LIFETIME)
     assert metadata.listing("d/") is None
     assert metadata.learn("d/", "name", entry(3), metadata.changes("d/"))
@@ -194,7 +200,7 @@ def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
 
 
 def test_an_answer_from_before_something_was_forgotten_is_dropped(metadata: Metadata) -> None:
-    metadata.learn_listing("d/", columns("d/", ("name", entry()), ("other", entry())), 0)
+    learn_all(metadata, "d/", 0, ("name", entry()), ("other", entry()))
     asked_at = metadata.changes("d/")
     metadata.forget("d/", "name")
     assert metadata.get("d/", "name") is None
@@ -233,7 +239,7 @@ def test_the_directories_not_used_for_longest_are_forgotten(
 ) -> None:
     monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
     for name in "abcde":
-        metadata.learn_listing(f"{name}/", columns(f"{name}/", ("1", entry()), ("2", entry())), 0)
+        learn_all(metadata, f"{name}/", 0, ("1", entry()), ("2", entry()))
     assert metadata.listing("a/") is not None  # used again
     metadata.learn("f/", "1", entry(), 0)
     assert len(metadata) == 9
@@ -248,18 +254,18 @@ def test_the_directory_in_use_is_not_forgotten_however_large(
     monkeypatch.setattr(metadata_module, "_NAMES_MAX", 10)
     metadata.learn("small/", "1", entry(), 0)
     names = [(f"{number}", entry()) for number in range(100)]
-    metadata.learn_listing("d/", columns("d/", *names), 0)
+    learn_all(metadata, "d/", 0, *names)
     assert all_of(metadata, "d/") == dict(names)
     assert metadata.get("small/", "1") is None
     assert len(metadata) == 100
 
 
 def test_what_is_out_of_date_is_forgotten(metadata: Metadata, clock: Clock) -> None:
-    metadata.learn_listing("old/", columns("old/", ("a", entry())), 0)
+    learn_all(metadata, "old/", 0, ("a", entry()))
     metadata.learn("both/", "a", entry(), 0)
     clock.now += 5
     metadata.learn("both/", "b", ABSENT, 0)
-    metadata.learn_listing("empty/", columns("empty/"), 0)
+    learn_all(metadata, "empty/", 0)
     assert list(metadata.expire()) == []
     clock.now += 5
     assert list(metadata.expire()) == ["old/"]
@@ -305,7 +311,7 @@ class MetadataMachine(RuleBasedStateMachine):
             return
         key, name, answer, changes = self.under_way.pop(number % len(self.under_way))
         if isinstance(answer, list):
-            self.metadata.learn_listing(key, columns(key, *answer), changes)
+            learn_all(self.metadata, key, changes, *answer)
         elif name is not None:
             assert answer is None or isinstance(answer, Entry)
             self.metadata.learn(key, name, answer, changes)

@@ -7,8 +7,9 @@ Rows are in the order of the bucket when every name had a slash behind it, so a 
 bisection. Where a store does not sort (directory buckets), an index is made when it is needed.
 """
 
+import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.store.types import ObjectInfo
@@ -23,11 +24,16 @@ _NO_SUM = bytes(_MD5)
 
 
 class Columns:
-    """The names in the directory `key`, in order; rows are only ever appended."""
+    """The names in the directory `key`, in order; rows are only ever appended.
+
+    Attributes:
+        oldest: until when what was heard first is believed: before that, all of it is.
+        newest: until when what was heard last is believed.
+    """
 
     __slots__ = (
-        "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts", "_sizes",
-        "_sorted", "_sums", "_times",
+        "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts",
+        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "newest", "oldest",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -43,14 +49,27 @@ class Columns:
         self._last = b""
         self._sorted = True
         self._index: dict[bytes, int] | None = None
+        # Rows that were heard together are believed equally long.
+        self._run_starts = array("I")
+        self._run_untils = array("d")
+        self.oldest = math.inf
+        self.newest = -math.inf
 
     def __len__(self) -> int:
         return len(self._ends)
 
     # -- filling --------------------------------------------------------------------------------
 
-    def append(self, name: str, entry: Entry) -> None:
+    def hear(self, until: float) -> None:
+        """Note that a page was received that is believed `until` then, whatever is on it."""
+        self.oldest = min(self.oldest, until)
+        self.newest = max(self.newest, until)
+
+    def append(self, name: str, entry: Entry, until: float) -> None:
         """Add a row; of a directory only its name is kept, its marker is not."""
+        if not self._run_untils or self._run_untils[-1] != until:
+            self._run_starts.append(len(self))
+            self._run_untils.append(until)
         encoded = name.encode("utf-8", "surrogatepass")
         in_order = encoded + b"/"
         self._sorted = self._sorted and in_order > self._last
@@ -107,6 +126,10 @@ class Columns:
             return self._others[row]
         md5 = self._sums[row * _MD5 : (row + 1) * _MD5].hex()
         return f'"{md5}-{parts}"' if parts else f'"{md5}"'
+
+    def until(self, row: int) -> float:
+        """Return until when a row is believed."""
+        return self._run_untils[bisect_right(self._run_starts, row) - 1]
 
     def find(self, name: str) -> int | None:
         """Return the row of a name, None when there is none."""

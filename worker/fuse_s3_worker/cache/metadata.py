@@ -1,12 +1,11 @@
 """Names, sizes and times that the store told us, each believed for a lifetime.
 
-A directory is remembered as single names and, when it was listed to its end, as a whole: then a
-name that is not there is known not to exist. What is known of a single name is newer than the
-listing. What this mount changes is put in here at once. An answer of the store that was under way
-meanwhile may be older than such a change, and is dropped.
+A directory is remembered as single names and as what was listed of it, page by page; when that
+was all, a name that is not there is known not to exist. What this mount changes is put in here at
+once. An answer of the store that was under way meanwhile may be older than such a change, and is
+dropped.
 """
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -29,27 +28,30 @@ class Listed(NamedTuple):
 
 
 class _Directory:
-    """What is known of one directory; `until` is when the listing goes out of date.
+    """What is known of one directory.
 
     Attributes:
         names: single names, with the time until which each is believed.
-        complete: whether a name that is not in the listing does not exist.
+        columns: what was listed, and may still be growing.
+        rows: how many of its rows count: later ones came after a change of ours.
+        complete: whether a name that is in no row does not exist.
+        listed_at: what `changes` was when it was listed.
+        counted: as how many names it is counted.
     """
 
-    __slots__ = ("changes", "complete", "listed", "names", "until")
+    __slots__ = ("changes", "columns", "complete", "counted", "listed_at", "names", "rows")
 
     def __init__(self, changes: int) -> None:
         self.names: dict[str, tuple[Entry | None, float]] = {}
-        self.listed: Listed | None = None
-        self.until = -math.inf
+        self.columns: Columns | None = None
+        self.rows = 0
         self.complete = False
+        self.listed_at = 0
         self.changes = changes
+        self.counted = 0
 
     def __len__(self) -> int:
-        return len(self.names) + (len(self.listed.columns) if self.listed else 0)
-
-    def drop_listing(self) -> None:
-        self.listed, self.until, self.complete = None, -math.inf, False
+        return len(self.names) + self.rows
 
 
 class Metadata:
@@ -71,24 +73,41 @@ class Metadata:
             return None
         now = self._clock()
         found = directory.names.get(name)
-        if found is not None:
-            known = found[0] is not _UNKNOWN and found[1] > now
-            return Known(found[0], found[1] - now) if known else None
-        if directory.listed is None or directory.until <= now:
+        if found is not None and found[1] > now:
+            return None if found[0] is _UNKNOWN else Known(found[0], found[1] - now)
+        return self._listed(directory, name, now)
+
+    def _listed(self, directory: _Directory, name: str, now: float) -> Known | None:
+        columns = directory.columns
+        if columns is None or columns.newest <= now:
             return None
-        columns = directory.listed.columns
         row = columns.find(name)
-        if row is None and not directory.complete:
+        if row is None:
+            known = directory.complete and columns.oldest > now
+            return Known(ABSENT, columns.oldest - now) if known else None
+        if row >= directory.rows or columns.until(row) <= now:
             return None
-        return Known(ABSENT if row is None else columns.entry(row), directory.until - now)
+        return Known(columns.entry(row), columns.until(row) - now)
+
+    def get_row(self, key: str, columns: Columns, row: int, name: str) -> Known | None:
+        """Do the same for a name in a row of `columns`, which nothing has changed since."""
+        now = self._clock()
+        directory = self._directories.get(key)
+        found = directory.names.get(name) if directory else None
+        if found is not None and found[1] > now and found[0] is not _UNKNOWN:
+            return Known(found[0], found[1] - now)
+        until = columns.until(row)
+        return Known(columns.entry(row), until - now) if until > now else None
 
     def listing(self, key: str) -> Listed | None:
         """Return a directory as a whole, if it was listed to its end within the lifetime."""
         directory = self._directories.get(key)
-        if directory is None or not directory.complete or directory.until <= self._clock():
+        if directory is None or directory.columns is None or not directory.complete:
+            return None
+        if directory.columns.oldest <= self._clock():
             return None
         self._directories.move_to_end(key)
-        return directory.listed
+        return Listed(directory.columns, directory.listed_at)
 
     def populated(self, key: str) -> bool:
         """Tell whether a directory is known as a whole, and known to have something in it."""
@@ -132,18 +151,34 @@ class Metadata:
         self._put(directory, name, entry)
         return True
 
-    def learn_listing(self, key: str, columns: Columns, changes: int) -> bool:
-        """Remember a whole directory, under the same condition."""
+    def learn_listing(self, key: str, columns: Columns, changes: int, *, complete: bool) -> bool:
+        """Remember what was listed of a directory up to now, under the same condition."""
         directory = self._directory(key)
         if directory.changes != changes:
             return False
-        self._count -= len(directory)
-        directory.names = {}
-        directory.listed = Listed(columns, changes)
-        directory.until, directory.complete = self._until(), True
-        self._count += len(directory)
-        self._shrink()
+        if not complete and self._is_better(directory, columns):
+            return True
+        directory.columns, directory.rows = columns, len(columns)
+        directory.complete, directory.listed_at = complete, changes
+        if complete:
+            names = directory.names
+            directory.names = {name: n for name, n in names.items() if n[1] > columns.oldest}
+        self._recount(directory)
         return True
+
+    def _is_better(self, directory: _Directory, columns: Columns) -> bool:
+        """Tell whether what is remembered already says more than the beginning of a listing."""
+        old = directory.columns
+        return (
+            old is not None
+            and old is not columns
+            and old.newest > self._clock()
+            and (directory.complete or directory.rows >= len(columns))
+        )
+
+    def until(self) -> float:
+        """Return until when what is heard now is believed."""
+        return self._clock() + self.lifetime
 
     # -- what we do -----------------------------------------------------------------------------
 
@@ -158,19 +193,15 @@ class Metadata:
         directory = self._directory(key)
         directory.changes += 1
         directory.complete = False
-        if directory.names.pop(name, None) is not None:
-            self._count -= 1
-        if directory.listed is not None:
-            directory.names[name] = (_UNKNOWN, directory.until)
-            self._count += 1
+        directory.names.pop(name, None)
+        if directory.columns is not None:
+            directory.names[name] = (_UNKNOWN, directory.columns.newest)
+        self._recount(directory)
 
     # -- size -----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return self._count
-
-    def _until(self) -> float:
-        return self._clock() + self.lifetime
 
     def _directory(self, key: str) -> _Directory:
         directory = self._directories.get(key)
@@ -181,32 +212,30 @@ class Metadata:
         return directory
 
     def _put(self, directory: _Directory, name: str, entry: Entry | None) -> None:
-        if name not in directory.names:
-            self._count += 1
-        directory.names[name] = (entry, self._until())
-        self._shrink()
+        directory.names[name] = (entry, self.until())
+        self._recount(directory)
 
-    def _shrink(self) -> None:
-        """Forget directories, the longest unused first, but never the one in use."""
+    def _recount(self, directory: _Directory) -> None:
+        """Bring the count up to date; forget directories that are too many, never the last used."""
+        self._count += len(directory) - directory.counted
+        directory.counted = len(directory)
         while self._count > _NAMES_MAX and len(self._directories) > 1:
             self._drop(next(iter(self._directories)))
 
     def _drop(self, key: str) -> None:
         directory = self._directories.pop(key)
-        self._count -= len(directory)
+        self._count -= directory.counted
         self._changes_forgotten = max(self._changes_forgotten, directory.changes)
 
     def expire(self) -> Iterator[str]:
         """Forget what is out of date; yield the keys of directories that went."""
         now = self._clock()
         for key, directory in list(self._directories.items()):
-            self._count -= len(directory)
-            # Single names are newer than the listing, so none of them uncovers an older row.
             for name in [name for name, (_, until) in directory.names.items() if until <= now]:
                 del directory.names[name]
-            if directory.until <= now:
-                directory.drop_listing()
-            self._count += len(directory)
-            if not directory.names and directory.listed is None:
+            if directory.columns is not None and directory.columns.newest <= now:
+                directory.columns, directory.rows, directory.complete = None, 0, False
+            self._recount(directory)
+            if not directory.names and directory.columns is None:
                 self._drop(key)
                 yield key

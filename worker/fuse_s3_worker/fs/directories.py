@@ -118,9 +118,10 @@ class Directories:
         name = record.name.decode()
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
-        known = self._core.resolver.known(node.key, name)
+        place = record.offset - _DOTS - 1
+        known = listing.known(place)
         if known is None:
-            listed = listing.named(record.offset - _DOTS - 1)
+            listed = listing.named(place)
             known = Known(listed[1] if listed else None, 0.0)
         if known.entry is None:
             return None

@@ -11,7 +11,6 @@ this mount itself has changed since is looked up when a row is read.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from typing import Protocol
 
 from fuse_s3_worker.cache.columns import Columns
@@ -57,10 +56,10 @@ class Listing:
         self._rows = Columns(key)
         self._changes = metadata.changes(key)
         self._behind: list[Named] = []  # what is in no row
-        self._held: dict[str, Entry] = {}
+        self._held: dict[str, tuple[Entry, float]] = {}
         self._skipped = 0
         self._token: str | None = None
-        self._next: asyncio.Task[ListPage] | None = None
+        self._next: asyncio.Task[tuple[ListPage, float]] | None = None
         self._remembered = metadata.listing(key)
         self._turn = asyncio.Lock()
 
@@ -81,6 +80,16 @@ class Listing:
         if newer is None:
             return encoded, rows.is_directory(number)
         return None if newer.entry is None else (encoded, newer.entry.directory)
+
+    def known(self, number: int) -> Known | None:
+        """Return what is known of the name by now; None when its row is out of date."""
+        rows = self._rows
+        if number >= len(rows):
+            return self._metadata.get(self._key, self._behind[number - len(rows)][0])
+        name = rows.name(number).decode()
+        if self._metadata.changes(self._key) == self._changes:
+            return self._metadata.get_row(self._key, rows, number, name)
+        return self._metadata.get(self._key, name)
 
     def named(self, number: int) -> Named | None:
         """Return a name and what it stands for."""
@@ -126,7 +135,7 @@ class Listing:
         task = self._next or self._ask(None)
         self._next = task
         try:
-            page = await asyncio.shield(task)
+            page, until = await asyncio.shield(task)
         except asyncio.CancelledError:
             raise
         except BaseException:
@@ -134,30 +143,32 @@ class Listing:
             raise
         # The next page is asked for while the program looks at this one.
         self._next = self._ask(page.token) if page.token is not None else None
-        self._take(page)
-        if page.token is None:
-            self._release(None)
-            self._metadata.learn_listing(self._key, self._rows, self._changes)
+        self._take(page, until)
+        complete = page.token is None
+        self._metadata.learn_listing(self._key, self._rows, self._changes, complete=complete)
+        if complete:
             self._finish()
 
-    def _ask(self, token: str | None) -> asyncio.Task[ListPage]:
+    def _ask(self, token: str | None) -> asyncio.Task[tuple[ListPage, float]]:
         if token is not None:
             self._token = token
-        request: Awaitable[ListPage] = self._store.list_page(
-            self._key, delimiter="/", token=self._token
-        )
-        return asyncio.ensure_future(request)
+        return asyncio.create_task(self._receive())
 
-    def _take(self, page: ListPage) -> None:
-        """Sort a page's objects and prefixes into entries."""
-        fresh: dict[str, Entry] = {}
+    async def _receive(self) -> tuple[ListPage, float]:
+        """Return a page and until when it is believed, which may be long before it is read."""
+        page = await self._store.list_page(self._key, delimiter="/", token=self._token)
+        return page, self._metadata.until()
+
+    def _take(self, page: ListPage, until: float) -> None:
+        """Sort a page's objects and prefixes into entries, which are believed `until` then."""
+        fresh: dict[str, tuple[Entry, float]] = {}
         last = ""
         for info in page.objects:
             last = max(last, info.key)
             name = child_name(info.key, self._key)
             # With the delimiter, a key that ends with a slash is the directory's own marker.
             if name is not None and not info.key.endswith("/"):
-                fresh[name] = Entry.file(info)
+                fresh[name] = Entry.file(info), until
             elif info.key != self._key:
                 self._skipped += 1
         for prefix in page.prefixes:
@@ -166,21 +177,21 @@ class Listing:
             if name is None:
                 self._skipped += 1
             else:
-                fresh[name] = Entry.folder()
-                self._held.pop(name, None)
+                fresh[name] = Entry.folder(), until
         self._held |= fresh
-        self._release(last)
+        self._rows.hear(until)
+        self._release(None if page.token is None else last)
 
     def _release(self, last: str | None) -> None:
         """Make final what cannot change any more, now that the listing has come to `last`."""
         # Text compares like its UTF-8, which is what the bucket is sorted by.
         final = [
             (f"{name}/", name)
-            for name, entry in self._held.items()
+            for name, (entry, _) in self._held.items()
             if last is None or entry.directory or f"{self._key}{name}/" <= last
         ]
         for _, name in sorted(final):
-            self._rows.append(name, self._held.pop(name))
+            self._rows.append(name, *self._held.pop(name))
 
     def _finish(self) -> None:
         """Add what the bucket did not list when it was asked."""

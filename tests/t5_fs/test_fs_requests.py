@@ -1,0 +1,153 @@
+"""How many requests things cost: these numbers do not vary, and programs wait for each."""
+
+import asyncio
+import os
+
+import pytest
+
+from fuse_s3_worker.fs.core import Found
+from support.pattern import pattern
+from support.tree import LIFETIME, Tree, tree
+from support.virtualtime import on_loop, run, settle
+
+PAGE, COUNT = 10, 95
+PAGES = -(-COUNT // PAGE)
+FILES = {f"d/{number:03}": b"x" * number for number in range(COUNT)}
+
+
+def asked(t: Tree) -> list[str]:
+    return [operation for operation, _ in t.store.requests]
+
+
+async def ls_l(t: Tree, *, plus: bool) -> None:
+    """Read a directory as `ls -l` does: some records at a time, and lstat(2) of each of them."""
+    number = t.fs.directories.opendir(await t.walk("d"))
+    t.store.requests.clear()
+    offset, seen = 0, 0
+    while True:
+        records = []
+        async for record in t.fs.directories.entries(number, offset):
+            records.append(record)
+            if len(records) == 7:
+                break
+        if not records:
+            break
+        offset = records[-1].offset
+        for record in records:
+            if record.is_dot:
+                continue
+            if plus:
+                found = t.fs.directories.take(number, record)
+                assert found is not None
+                assert found.seconds > 0
+                t.remember(found)
+            else:
+                found = await t.lookup(await t.walk("d"), record.name.decode())
+            assert isinstance(found, Found)
+            assert found.attributes.size == int(record.name)
+            seen += 1
+    assert seen == COUNT
+    t.fs.directories.releasedir(number)
+
+
+@pytest.mark.parametrize("plus", [True, False])
+def test_looking_at_each_name_of_a_listing_costs_its_pages(*, plus: bool) -> None:
+    async def body() -> None:
+        async with tree(FILES) as t:
+            t.store.page_max = PAGE
+            await ls_l(t, plus=plus)
+            assert asked(t) == ["ListObjectsV2"] * PAGES
+            await ls_l(t, plus=plus)
+            assert asked(t) == []
+
+    run(body())
+
+
+@on_loop()
+async def test_rows_are_believed_as_long_as_their_page() -> None:
+    async with tree(FILES) as t:
+        t.store.page_max = PAGE
+        parent = await t.walk("d")
+        number = t.fs.directories.opendir(parent)
+        records = t.fs.directories.entries(number, 0)
+        for _ in range(PAGE):
+            await anext(records)
+        await settle()  # the second page is here, too, although nobody has come to it
+        await asyncio.sleep(LIFETIME * 0.75)
+        for _ in range(2 * PAGE):
+            await anext(records)
+        await records.aclose()
+        for name, requests in (("003", 0), ("013", 0), ("023", 0)):
+            t.store.requests.clear()
+            await t.lookup(parent, name)
+            assert len(asked(t)) == requests
+        await asyncio.sleep(LIFETIME * 0.5)
+        for name, requests in (("023", 0), ("013", 2), ("003", 2)):
+            t.store.requests.clear()
+            await t.lookup(parent, name)
+            assert len(asked(t)) == requests
+        t.fs.directories.releasedir(number)
+
+
+@on_loop()
+async def test_a_page_that_is_older_than_a_change_of_ours_is_not_believed() -> None:
+    async with tree(FILES) as t:
+        t.store.page_max = PAGE
+        parent = await t.walk("d")
+        number = t.fs.directories.opendir(parent)
+        records = t.fs.directories.entries(number, 0)
+        await anext(records)
+        await anext(records)
+        await anext(records)
+        await t.put("d/050", b"ours, and longer than it was before: by far, as anyone can see")
+        async for _ in records:
+            pass
+        await asyncio.sleep(LIFETIME * 0.9)
+        assert (await t.stat("d/050")).size == 62
+        await asyncio.sleep(LIFETIME * 0.2)
+        assert (await t.stat("d/050")).size == 62
+        t.fs.directories.releasedir(number)
+
+
+@on_loop()
+async def test_a_listed_file_is_opened_and_read_by_one_request() -> None:
+    async with tree(FILES | {"large": pattern(1000)}) as t:
+        await t.list("d")
+        t.store.requests.clear()
+        assert await t.read_all("d/042") == b"x" * 42
+        assert asked(t) == ["GetObject"]
+
+
+@on_loop()
+async def test_a_new_file_is_stored_by_one_request() -> None:
+    async with tree({"d/": b""}) as t:
+        await t.list("d")
+        t.store.requests.clear()
+        handle = await t.create("d/new", os.O_WRONLY)
+        await t.write(handle, 0, b"1")
+        await t.close(handle)
+        assert asked(t) == ["PutObject"]
+
+
+@on_loop()
+async def test_what_is_known_costs_nothing() -> None:
+    async with tree(FILES) as t:
+        await t.stat("d/001")
+        t.store.requests.clear()
+        await t.stat("d/001")
+        await t.list("d")
+        t.store.requests.clear()
+        for name in FILES:
+            await t.stat(name)
+        assert not await t.exists("d/absent")
+        assert asked(t) == []
+
+
+@on_loop()
+async def test_an_empty_directory_is_known_to_be_empty() -> None:
+    async with tree({"d/": b""}) as t:
+        assert await t.list("d") == {}
+        t.store.requests.clear()
+        assert await t.list("d") == {}
+        assert not await t.exists("d/x")
+        assert asked(t) == []
