@@ -12,8 +12,13 @@ import pytest
 
 from fuse_s3_worker.http import pool as pool_module
 from fuse_s3_worker.http.connect import Connector, Endpoint
-from fuse_s3_worker.http.connection import Connection
-from fuse_s3_worker.http.errors import ConnectError, StalledError, UnexpectedCloseError
+from fuse_s3_worker.http.connection import Connection, Reply
+from fuse_s3_worker.http.errors import (
+    ConnectError,
+    StalledError,
+    StragglerError,
+    UnexpectedCloseError,
+)
 from fuse_s3_worker.http.pool import Pool, PoolStatistics
 from fuse_s3_worker.http.tls import client_context
 from support.loops import LOOPS, run
@@ -420,6 +425,47 @@ def test_an_exchange_that_moves_slowly_goes_on() -> None:
         assert await task == "xxxxxxxx!"
 
     stalls(test)
+
+
+def test_a_download_far_slower_than_others_is_given_up() -> None:
+    gate = threading.Event()
+
+    def answer(request: Request) -> Answer:
+        held = request.target.startswith("/held")
+        return Answer(reply(206, b"x" * 10), gate=gate if held else None)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        with RawServer.answering(answer) as server:
+            pool = pool_to(server, 8)
+
+            def get(name: str) -> "asyncio.Task[Reply]":
+                head = f"GET /{name} HTTP/1.1\r\nhost: h\r\n\r\n".encode()
+                return asyncio.ensure_future(pool.exchange(head, sink=Memory(10)))
+
+            try:
+                for number in range(10):
+                    await get(f"{number}")
+                slow, upload = get("held"), asking(pool, "held")
+                await until(lambda: len(server.requests) == 12)
+                await loop.jump(0.9)
+                others = [get("held"), get("held")]
+                await until(lambda: len(server.requests) == 14)
+                assert not slow.done()
+                await loop.jump(0.9)
+                with pytest.raises(StragglerError):
+                    await slow
+                assert pool.statistics().given_up == 1
+                gate.set()
+                assert [(await other).head.status for other in others] == [206, 206]
+                assert await upload == "x" * 10
+            finally:
+                gate.set()
+                pool.close()
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(main())
 
 
 def test_sending_is_movement_too_and_its_end_a_stall() -> None:

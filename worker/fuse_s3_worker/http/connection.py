@@ -69,11 +69,13 @@ class Connection(asyncio.BufferedProtocol):
 
     Attributes:
         moved: counts bytes received; the pool compares it over time to find a stalled peer.
+        first_byte_at: when the reply began, by the loop's clock; None before.
         reusable: whether another exchange may follow.
     """
 
     def __init__(self) -> None:
         self.moved = 0
+        self.first_byte_at: float | None = None
         self.reusable = True
         self.exchanges = 0
         self._loop = asyncio.get_running_loop()
@@ -86,6 +88,8 @@ class Connection(asyncio.BufferedProtocol):
         self._head: ReplyHead | None = None
         self._collector: _Collector | None = None
         self._head_bytes = bytearray()
+        self._received = False
+        self._direct = 0
         self._reset(None, has_body=True)
 
     # -- one exchange ---------------------------------------------------------------------------
@@ -197,7 +201,9 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of bytes that arrived where `get_buffer` said."""
         self.moved += nbytes
-        self._received = True
+        if not self._received:
+            self._received = True
+            self.first_byte_at = self._loop.time()
         try:
             if self._direct:
                 self._advance(nbytes)
@@ -212,6 +218,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sink = sink
         self._has_body = has_body
         self._received = False
+        self.first_byte_at = None
         self._unsent = False
         self._until_close = False
         self._direct = 0  # bytes of body still to go straight to the sink

@@ -1,6 +1,13 @@
 """How an exchange can fail without a reply; every one of them may succeed when tried again."""
 
-__all__ = ["ConnectError", "HttpError", "ProtocolError", "StalledError", "UnexpectedCloseError"]
+__all__ = [
+    "ConnectError",
+    "HttpError",
+    "ProtocolError",
+    "StalledError",
+    "StragglerError",
+    "UnexpectedCloseError",
+]
 
 
 class HttpError(Exception):
@@ -22,6 +29,10 @@ class UnexpectedCloseError(HttpError):
     def __init__(self, text: str, *, stale: bool = False) -> None:
         super().__init__(text)
         self.stale = stale
+
+
+class StragglerError(HttpError):
+    """A download was far slower than others, and was given up to be asked for again."""
 
 
 class StalledError(HttpError):

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from fuse_s3_worker.http.connect import Connector
 from fuse_s3_worker.http.connection import Buffer, Connection, Reply, Sink
-from fuse_s3_worker.http.errors import StalledError
+from fuse_s3_worker.http.errors import StalledError, StragglerError
+from fuse_s3_worker.http.pace import Pace, Progress
 
 __all__ = ["Pool", "PoolStatistics"]
 
 STALL_TIMEOUT = 30.0  # seconds without a byte in either direction; S3 closes after 20 to 60
 _IDLE_TIMEOUT = 15.0  # seconds; S3's front ends close idle connections after about 20
 _TICK = 1.0
+_WITH_DATA = frozenset({200, 206})
 
 
 class PoolStatistics(NamedTuple):
@@ -28,6 +30,7 @@ class PoolStatistics(NamedTuple):
     waiting: int
     connections_made: int
     exchanges: int
+    given_up: int = 0  # downloads that were slow, and asked for again
 
 
 class Pool:
@@ -41,10 +44,12 @@ class Pool:
         self._bulk_limit = limit - max(1, limit // 8) if limit > 1 else limit
         self._stall_timeout = stall_timeout
         self._idle: list[tuple[float, Connection]] = []
-        self._busy: dict[Connection | object, _Progress] = {}
+        self._busy: dict[Connection | object, _Watched | None] = {}
         self._waiting: dict[bool, deque[asyncio.Future[object]]] = {True: deque(), False: deque()}
         self._connections_made = 0
         self._exchanges = 0
+        self._pace = Pace()
+        self._given_up = 0
         self._ticker: asyncio.TimerHandle | None = None
 
     async def exchange(
@@ -66,10 +71,13 @@ class Pool:
             connection = self._take_idle() or await self._connect()
             del self._busy[place]
             place = connection
-            self._busy[connection] = _Progress()
+            watched = self._busy[connection] = _Watched(connection, downloads=sink is not None)
             self._exchanges += 1
             self._start_ticking()
-            return await connection.exchange(head, body, sink)
+            reply = await connection.exchange(head, body, sink)
+            if watched.downloads and reply.head.status in _WITH_DATA:
+                self._pace.note(watched.progress())
+            return reply
         finally:
             self._leave(place, connection)
 
@@ -83,7 +91,12 @@ class Pool:
         # One who was cancelled stays in the queue until its turn comes.
         waiting = sum(not turn.done() for queue in self._waiting.values() for turn in queue)
         return PoolStatistics(
-            len(self._busy), len(self._idle), waiting, self._connections_made, self._exchanges
+            len(self._busy),
+            len(self._idle),
+            waiting,
+            self._connections_made,
+            self._exchanges,
+            self._given_up,
         )
 
     def close(self) -> None:
@@ -118,7 +131,7 @@ class Pool:
 
     def _reserve(self) -> object:
         place = object()
-        self._busy[place] = _Progress()
+        self._busy[place] = None
         return place
 
     def _leave(self, place: object, connection: Connection | None) -> None:
@@ -153,6 +166,12 @@ class Pool:
 
     # -- time -----------------------------------------------------------------------------------
 
+    def _give_up_stragglers(self, downloads: "list[_Watched]") -> None:
+        for number in self._pace.stragglers([one.progress() for one in downloads]):
+            self._given_up += 1
+            text = f"{self.connector.endpoint}: a download far slower than others is asked for anew"
+            downloads[number].connection.fail(StragglerError(text))
+
     def _start_ticking(self) -> None:
         """One timer for all connections, running only while there are some."""
         if self._ticker is None:
@@ -161,31 +180,42 @@ class Pool:
     def _tick(self) -> None:
         self._ticker = None
         now = asyncio.get_running_loop().time()
-        for connection, progress in list(self._busy.items()):
-            if isinstance(connection, Connection) and progress.stalled_for(connection) > (
-                self._stall_timeout
-            ):
-                connection.fail(
-                    StalledError(
-                        f"{self.connector.endpoint}: nothing for {self._stall_timeout:.0f} s"
-                    )
-                )
+        watched = [one for one in self._busy.values() if one is not None]
+        for one in watched:
+            if one.stalled_for() > self._stall_timeout:
+                text = f"{self.connector.endpoint}: nothing for {self._stall_timeout:.0f} s"
+                one.connection.fail(StalledError(text))
+        self._give_up_stragglers([one for one in watched if one.downloads])
         while self._idle and now - self._idle[0][0] > _IDLE_TIMEOUT:
             self._idle.pop(0)[1].abort()
         if self._busy or self._idle:
             self._start_ticking()
 
 
-class _Progress:
-    """Since when a connection has not moved."""
+class _Watched:
+    """An exchange under way, and how it moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection, *, downloads: bool) -> None:
+        self.connection = connection
+        self.downloads = downloads
+        self._begun = asyncio.get_running_loop().time()
+        self._moved = connection.moved
         self._seen = (-1, -1)
         self._since = 0.0
 
-    def stalled_for(self, connection: Connection) -> float:
+    def stalled_for(self) -> float:
+        """Return for how many seconds nothing has moved, as far as anybody has looked."""
         now = asyncio.get_running_loop().time()
-        state = (connection.moved, connection.unsent)
+        state = (self.connection.moved, self.connection.unsent)
         if state != self._seen:
             self._seen, self._since = state, now
         return now - self._since
+
+    def progress(self) -> Progress:
+        """Return how far it has come."""
+        first = self.connection.first_byte_at
+        return Progress(
+            elapsed=asyncio.get_running_loop().time() - self._begun,
+            waited=None if first is None else max(first - self._begun, 0.0),
+            size=self.connection.moved - self._moved,
+        )
