@@ -205,9 +205,9 @@ def test_an_answer_that_a_change_has_overtaken(*, same_name: bool) -> None:
         known = await looking
         if same_name:  # what this mount has done is the newer knowledge
             assert known == Known(Entry.file(changed), LIFETIME)
-        else:  # most probably right, but not to be believed any longer
-            assert known == Known(old, 0.0)
-            assert bucket.resolver.known("d/", "name") is None
+        else:
+            assert known == Known(old, LIFETIME)
+            assert bucket.resolver.known("d/", "name") == known
 
     run(body())
 

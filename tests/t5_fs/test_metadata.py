@@ -187,30 +187,92 @@ def test_what_this_mount_does_shows_in_the_listing_at_once(metadata: Metadata) -
 # -- answers that were under way ------------------------------------------------------------------
 
 
-def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata) -> None:
+def test_an_answer_from_before_a_change_is_dropped(metadata: Metadata, clock: Clock) -> None:
     asked_at = metadata.changes("d/")
     metadata.change("d/", "name", entry(2))
     assert not metadata.learn("d/", "name", entry(1), asked_at)
-    assert not metadata.learn("d/", "other", ABSENT, asked_at)
-    assert not learn_all(metadata, "d/", asked_at, ("name", entry(1)))
+    assert metadata.learn("d/", "other", entry(1), asked_at)
     assert metadata.get("d/", "name") == Known(entry(2), LIFETIME)
-    assert metadata.listing("d/") is None
+    assert metadata.get("d/", "other") == Known(entry(1), LIFETIME)
+    clock.now += 1
     assert metadata.learn("d/", "name", entry(3), metadata.changes("d/"))
+    assert metadata.get("d/", "name") == Known(entry(3), LIFETIME)
+    # what was asked before the change is not newer because something was learned since
+    assert not metadata.learn("d/", "name", entry(1), asked_at)
     assert metadata.learn("e/", "name", entry(1), asked_at)
 
 
-def test_an_answer_from_before_something_was_forgotten_is_dropped(metadata: Metadata) -> None:
+def test_a_listing_from_before_a_change_counts_for_all_other_names(
+    metadata: Metadata, clock: Clock
+) -> None:
+    asked_at = metadata.changes("d/")
+    metadata.change("d/", "name", entry(2))
+    metadata.change("d/", "gone", ABSENT)
+    clock.now += 3
+    listed = [("gone", entry(1)), ("name", entry(1)), ("other", entry(1))]
+    assert learn_all(metadata, "d/", asked_at, *listed)
+    for seconds in (0, 6):
+        clock.now += seconds
+        assert all_of(metadata, "d/") == {"name": entry(2), "other": entry(1)}
+    clock.now += 1  # what is known of the changes is out of date, and the listing is not
+    assert metadata.listing("d/") is None
+    assert metadata.get("d/", "name") is None
+    assert metadata.get("d/", "gone") is None
+    assert metadata.get("d/", "other") == Known(entry(1), 3.0)
+    assert metadata.get("d/", "none") == Known(ABSENT, 3.0)
+
+
+def test_what_was_forgotten_is_asked_for_whatever_a_listing_says(metadata: Metadata) -> None:
     learn_all(metadata, "d/", 0, ("name", entry()), ("other", entry()))
     asked_at = metadata.changes("d/")
     metadata.forget("d/", "name")
-    assert metadata.get("d/", "name") is None
-    assert metadata.get("d/", "other") is not None
-    assert metadata.get("d/", "third") is None
-    assert metadata.listing("d/") is None
-    assert not metadata.learn("d/", "name", entry(), asked_at)
-    metadata.forget("d/", "name")
     metadata.forget("unknown/", "name")
-    assert metadata.get("unknown/", "name") is None
+    for _ in range(2):
+        assert metadata.get("d/", "name") is None
+        assert metadata.get("unknown/", "name") is None
+        assert metadata.get("d/", "other") is not None
+        assert metadata.get("d/", "third") == Known(ABSENT, LIFETIME)
+        assert metadata.listing("d/") is None
+        assert not metadata.learn("d/", "name", entry(), asked_at)
+        metadata.forget("d/", "name")
+        assert learn_all(metadata, "d/", asked_at, ("name", entry()), ("other", entry()))
+    assert learn_all(metadata, "d/", metadata.changes("d/"), ("name", entry()))
+    assert metadata.get("d/", "name") == Known(entry(), LIFETIME)
+
+
+def test_a_listing_does_not_let_in_what_is_older_than_a_change(
+    metadata: Metadata, clock: Clock
+) -> None:
+    """The listing is newer than the change, and takes its place; what was asked before is not."""
+    asked_at = metadata.changes("d/")
+    metadata.change("d/", "name", ABSENT)
+    clock.now += 1
+    assert learn_all(metadata, "d/", metadata.changes("d/"))
+    assert not metadata.learn("d/", "name", entry(), asked_at)
+    assert not learn_all(metadata, "d/", asked_at, ("name", entry()))
+    assert metadata.get("d/", "name") == Known(ABSENT, LIFETIME)
+
+
+def test_of_two_listings_the_one_that_says_more_is_kept(metadata: Metadata, clock: Clock) -> None:
+    def learn(count: int, *, complete: bool) -> None:
+        rows = [(f"{number}", entry()) for number in range(count)]
+        made = columns("d/", *rows, until=metadata.until())
+        assert metadata.learn_listing("d/", made, 0, complete=complete)
+
+    learn(5, complete=False)
+    learn(3, complete=False)  # another one has just begun
+    assert metadata.get("d/", "4") is not None
+    assert metadata.get("d/", "5") is None
+    learn(7, complete=False)
+    assert metadata.get("d/", "6") is not None
+    learn(2, complete=True)
+    assert metadata.get("d/", "6") == Known(ABSENT, LIFETIME)
+    learn(6, complete=False)
+    assert metadata.listing("d/") is not None
+    clock.now += LIFETIME
+    learn(1, complete=False)
+    assert metadata.get("d/", "0") == Known(entry(), LIFETIME)
+    assert metadata.get("d/", "1") is None
 
 
 def test_a_change_is_remembered_although_the_directory_was_forgotten(

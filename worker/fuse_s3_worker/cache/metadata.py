@@ -2,10 +2,11 @@
 
 A directory is remembered as single names and as what was listed of it, page by page; when that
 was all, a name that is not there is known not to exist. What this mount changes is put in here at
-once. An answer of the store that was under way meanwhile may be older than such a change, and is
-dropped.
+once. An answer of the store that was under way meanwhile may be older than such a change; changes
+are numbered, so of such an answer only what it says of those names is dropped.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,21 @@ _NAMES_MAX = 1_000_000  # held at once; the directories not used for longest are
 _UNKNOWN = Entry(directory=False, info=None)  # in place of an entry: ask the store
 
 
+class _Name(NamedTuple):
+    """What is known of a single name.
+
+    Attributes:
+        until: when that ends.
+        change: the number of the change that made it so; 0 when it was only seen.
+        masks: until when a listing that may be older says nothing of this name.
+    """
+
+    entry: Entry | None
+    until: float
+    change: int = 0
+    masks: float = -math.inf
+
+
 class Listed(NamedTuple):
     """A whole directory as it was listed, and the number of changes it has seen."""
 
@@ -31,24 +47,37 @@ class _Directory:
     """What is known of one directory.
 
     Attributes:
-        names: single names, with the time until which each is believed.
+        names: what is known of single names, and goes before what was listed.
         columns: what was listed, and may still be growing.
-        rows: how many of its rows count: later ones came after a change of ours.
+        rows: how many of its rows count.
         complete: whether a name that is in no row does not exist.
+        whole_until: until when rows and `names` together are all there is.
         listed_at: what `changes` was when it was listed.
+        changes: the number of the last change of ours.
+        forgotten: the number of the last change that is remembered no more.
         counted: as how many names it is counted.
     """
 
-    __slots__ = ("changes", "columns", "complete", "counted", "listed_at", "names", "rows")
+    __slots__ = (
+        "changes", "columns", "complete", "counted", "forgotten", "listed_at", "names", "rows",
+        "whole_until",
+    )  # fmt: skip
 
     def __init__(self, changes: int) -> None:
-        self.names: dict[str, tuple[Entry | None, float]] = {}
+        self.names: dict[str, _Name] = {}
         self.columns: Columns | None = None
         self.rows = 0
         self.complete = False
+        self.whole_until = -math.inf
         self.listed_at = 0
         self.changes = changes
+        self.forgotten = changes
         self.counted = 0
+
+    def changed_since(self, name: str, changes: int) -> bool:
+        """Tell whether this mount changed a name after a request that was sent at `changes`."""
+        found = self.names.get(name)
+        return found is not None and found.change > changes
 
     def __len__(self) -> int:
         return len(self.names) + self.rows
@@ -73,8 +102,11 @@ class Metadata:
             return None
         now = self._clock()
         found = directory.names.get(name)
-        if found is not None and found[1] > now:
-            return None if found[0] is _UNKNOWN else Known(found[0], found[1] - now)
+        if found is not None:
+            if found.until > now:
+                return None if found.entry is _UNKNOWN else Known(found.entry, found.until - now)
+            if found.masks > now:
+                return None
         return self._listed(directory, name, now)
 
     def _listed(self, directory: _Directory, name: str, now: float) -> Known | None:
@@ -94,17 +126,17 @@ class Metadata:
         now = self._clock()
         directory = self._directories.get(key)
         found = directory.names.get(name) if directory else None
-        if found is not None and found[1] > now and found[0] is not _UNKNOWN:
-            return Known(found[0], found[1] - now)
+        if found is not None and found.until > now and found.entry is not _UNKNOWN:
+            return Known(found.entry, found.until - now)
         until = columns.until(row)
         return Known(columns.entry(row), until - now) if until > now else None
 
     def listing(self, key: str) -> Listed | None:
         """Return a directory as a whole, if it was listed to its end within the lifetime."""
         directory = self._directories.get(key)
-        if directory is None or directory.columns is None or not directory.complete:
+        if directory is None or directory.columns is None:
             return None
-        if directory.columns.oldest <= self._clock():
+        if directory.whole_until <= self._clock():
             return None
         self._directories.move_to_end(key)
         return Listed(directory.columns, directory.listed_at)
@@ -117,8 +149,8 @@ class Metadata:
         rows, changed = listed.columns, self._directories[key].names
         if len(rows) > len(changed):  # they cannot all have been removed
             return True
-        gone = sum(e is ABSENT and rows.find(name) is not None for name, (e, _) in changed.items())
-        made = any(e is not ABSENT and rows.find(name) is None for name, (e, _) in changed.items())
+        gone = sum(n.entry is ABSENT and rows.find(k) is not None for k, n in changed.items())
+        made = any(n.entry is not ABSENT and rows.find(k) is None for k, n in changed.items())
         return made or len(rows) > gone
 
     def changed(self, key: str) -> dict[str, Entry | None]:
@@ -127,13 +159,13 @@ class Metadata:
         now = self._clock()
         names = directory.names if directory else {}
         return {
-            name: entry
-            for name, (entry, until) in names.items()
-            if until > now and entry is not _UNKNOWN
+            name: known.entry
+            for name, known in names.items()
+            if known.until > now and known.entry is not _UNKNOWN
         }
 
     def changes(self, key: str) -> int:
-        """Return a number that grows with each change of ours in a directory."""
+        """Return the number of the last change of ours in a directory."""
         directory = self._directories.get(key)
         return directory.changes if directory else self._changes_forgotten
 
@@ -143,28 +175,37 @@ class Metadata:
         """Remember the answer to a request that was sent when `changes` was as it is given.
 
         Returns:
-            Whether it still counts; False when this mount changed the directory since.
+            Whether it still counts; False when this mount may have changed the name since.
         """
         directory = self._directory(key)
-        if directory.changes != changes:
+        if changes < directory.forgotten or directory.changed_since(name, changes):
             return False
-        self._put(directory, name, entry)
+        self._put(directory, name, _Name(entry, self.until()))
         return True
 
     def learn_listing(self, key: str, columns: Columns, changes: int, *, complete: bool) -> bool:
-        """Remember what was listed of a directory up to now, under the same condition."""
+        """Remember what was listed of a directory up to now; the same, for all its names."""
         directory = self._directory(key)
-        if directory.changes != changes:
+        if changes < directory.forgotten:
             return False
         if not complete and self._is_better(directory, columns):
             return True
         directory.columns, directory.rows = columns, len(columns)
         directory.complete, directory.listed_at = complete, changes
-        if complete:
-            names = directory.names
-            directory.names = {name: n for name, n in names.items() if n[1] > columns.oldest}
+        directory.whole_until = columns.oldest if complete else -math.inf
+        for name, known in list(directory.names.items()):
+            if known.change > changes:
+                directory.names[name] = known._replace(masks=columns.newest)
+                until = -math.inf if known.entry is _UNKNOWN else known.until
+                directory.whole_until = min(directory.whole_until, until)
+            elif known.until <= columns.oldest:
+                self._forget(directory, name)
         self._recount(directory)
         return True
+
+    def _forget(self, directory: _Directory, name: str) -> None:
+        """Drop what is known of a name; answers older than a change of it do not count from now."""
+        directory.forgotten = max(directory.forgotten, directory.names.pop(name).change)
 
     def _is_better(self, directory: _Directory, columns: Columns) -> bool:
         """Tell whether what is remembered already says more than the beginning of a listing."""
@@ -186,17 +227,14 @@ class Metadata:
         """Remember what this mount made of `name`; None: it removed it."""
         directory = self._directory(key)
         directory.changes += 1
-        self._put(directory, name, entry)
+        self._put(directory, name, _Name(entry, self.until(), directory.changes))
 
     def forget(self, key: str, name: str) -> None:
         """Know nothing of `name` any more."""
         directory = self._directory(key)
         directory.changes += 1
-        directory.complete = False
-        directory.names.pop(name, None)
-        if directory.columns is not None:
-            directory.names[name] = (_UNKNOWN, directory.columns.newest)
-        self._recount(directory)
+        directory.whole_until = -math.inf
+        self._put(directory, name, _Name(_UNKNOWN, self.until(), directory.changes))
 
     # -- size -----------------------------------------------------------------------------------
 
@@ -211,8 +249,11 @@ class Metadata:
             self._directories.move_to_end(key)
         return directory
 
-    def _put(self, directory: _Directory, name: str, entry: Entry | None) -> None:
-        directory.names[name] = (entry, self.until())
+    def _put(self, directory: _Directory, name: str, known: _Name) -> None:
+        before = directory.names.get(name)
+        if before is not None:  # what was masked by a change stays so
+            known = known._replace(masks=before.masks, change=max(known.change, before.change))
+        directory.names[name] = known
         self._recount(directory)
 
     def _recount(self, directory: _Directory) -> None:
@@ -231,10 +272,12 @@ class Metadata:
         """Forget what is out of date; yield the keys of directories that went."""
         now = self._clock()
         for key, directory in list(self._directories.items()):
-            for name in [name for name, (_, until) in directory.names.items() if until <= now]:
-                del directory.names[name]
+            for name, known in list(directory.names.items()):
+                if max(known.until, known.masks) <= now:
+                    self._forget(directory, name)
             if directory.columns is not None and directory.columns.newest <= now:
                 directory.columns, directory.rows, directory.complete = None, 0, False
+                directory.whole_until = -math.inf
             self._recount(directory)
             if not directory.names and directory.columns is None:
                 self._drop(key)
