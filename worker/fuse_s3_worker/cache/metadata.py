@@ -125,7 +125,7 @@ class Metadata:
         """Do the same for a name in a row of `columns`, which nothing has changed since."""
         now = self._clock()
         directory = self._directories.get(key)
-        found = directory.names.get(name) if directory else None
+        found = directory.names.get(name) if directory is not None else None
         if found is not None and found.until > now and found.entry is not _UNKNOWN:
             return Known(found.entry, found.until - now)
         until = columns.until(row)
@@ -157,7 +157,7 @@ class Metadata:
         """Return what is known of single names in a directory, which is newer than its listing."""
         directory = self._directories.get(key)
         now = self._clock()
-        names = directory.names if directory else {}
+        names = directory.names if directory is not None else {}
         return {
             name: known.entry
             for name, known in names.items()
@@ -167,7 +167,7 @@ class Metadata:
     def changes(self, key: str) -> int:
         """Return the number of the last change of ours in a directory."""
         directory = self._directories.get(key)
-        return directory.changes if directory else self._changes_forgotten
+        return directory.changes if directory is not None else self._changes_forgotten
 
     # -- what the store says --------------------------------------------------------------------
 
