@@ -1,8 +1,8 @@
 """Who takes part: one row for each program and set of options, and how it mounts.
 
-All have the same server, bucket and keys, over plain HTTP, and a cache or spool directory in
-memory if they want one. Options are those that each program's own documentation recommends for
-the purpose; every row says what they are.
+All have the same server, bucket and keys, and a cache or spool directory in memory if they want
+one. Options are those that each program's own documentation recommends for the purpose; every row
+says what they are. Who is not installed and not in Debian is left out.
 """
 
 import os
@@ -19,6 +19,9 @@ OURS = "fuse-s3"
 
 _ACCESS_KEY, _SECRET_KEY = "bench-access-key", "bench-secret-key"
 
+# Ours and the AWS tools; libcurl's users; OpenSSL and Go.
+_CA_VARIABLES = ("AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
 Kind = str
 """What a workload is about, which options may depend on: read, write or names."""
 
@@ -26,12 +29,16 @@ _ALL = frozenset({"read", "write", "names"})
 
 
 class Setting(NamedTuple):
-    """Where a contestant mounts what; `scratch` is a directory of its own, in memory."""
+    """Where a contestant mounts what.
+
+    `scratch` is a directory of its own, in memory; `ca` is the certificate to trust, with TLS.
+    """
 
     url: str
     bucket: str
     directory: Path
     scratch: Path
+    ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Contestant:
             "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        return common | self.environment(setting)
+        trusted = dict.fromkeys(_CA_VARIABLES, str(setting.ca)) if setting.ca else {}
+        return common | trusted | self.environment(setting)
 
     def missing(self) -> str:
         """Say why it cannot take part; "" when it can."""
@@ -149,7 +157,23 @@ def _rclone_environment(setting: Setting) -> dict[str, str]:
     return variables | {"RCLONE_CONFIG": str(setting.scratch / "rclone.conf")}
 
 
-_ROWS = (
+def _mount_s3(setting: Setting, _: Kind) -> list[str]:
+    options = ["--endpoint-url", setting.url, "--force-path-style", "--region", "us-east-1"]
+    options += ["--allow-delete", "--allow-overwrite"]
+    return [program("mount-s3") or "mount-s3", *options, setting.bucket, str(setting.directory)]
+
+
+def _goofy(name: str) -> Callable[[Setting, Kind], list[str]]:
+    """Return the command of goofys and of what became of it."""
+
+    def command(setting: Setting, _: Kind) -> list[str]:
+        found = program(name) or name
+        return [found, "--endpoint", setting.url, setting.bucket, str(setting.directory)]
+
+    return command
+
+
+_ROWS: tuple[Contestant, ...] = (
     Contestant(OURS, "mount.s3", "", "no options", _ours),
     Contestant("s3fs", "s3fs", "s3fs", "default options", _s3fs()),
     Contestant(
@@ -190,6 +214,12 @@ _ROWS = (
         needs_flag="--vfs-read-chunk-streams",
         stays=True,
     ),
+)
+
+_ROWS += (
+    Contestant("mount-s3", "mount-s3", "", "default options", _mount_s3),
+    Contestant("geesefs", "geesefs", "", "default options", _goofy("geesefs")),
+    Contestant("goofys", "goofys", "", "default options", _goofy("goofys")),
 )
 
 CONTESTANTS = {row.name: row for row in _ROWS}
