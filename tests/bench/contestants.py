@@ -19,9 +19,6 @@ OURS = "fuse-s3"
 
 _ACCESS_KEY, _SECRET_KEY = "bench-access-key", "bench-secret-key"
 
-# Ours and the AWS tools; libcurl's users; OpenSSL and Go.
-_CA_VARIABLES = ("AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-
 Kind = str
 """What a workload is about, which options may depend on: read, write or names."""
 
@@ -55,6 +52,7 @@ class Contestant:
         environment: what it needs beside the common variables.
         kinds: the kinds of workload in which these options make a difference.
         needs_flag: a flag that not every version has.
+        ca_variable: names the certificates that it trusts; OpenSSL and Go have this one.
         stays: whether it stays in the foreground.
     """
 
@@ -66,6 +64,7 @@ class Contestant:
     environment: Callable[[Setting], dict[str, str]] = lambda _setting: {}
     kinds: frozenset[Kind] = _ALL
     needs_flag: str = ""
+    ca_variable: str = "SSL_CERT_FILE"
     stays: bool = False
 
     def prepare(self, setting: Setting) -> dict[str, str]:
@@ -81,7 +80,7 @@ class Contestant:
             "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        trusted = dict.fromkeys(_CA_VARIABLES, str(setting.ca)) if setting.ca else {}
+        trusted = {self.ca_variable: str(setting.ca)} if setting.ca else {}
         return common | trusted | self.environment(setting)
 
     def missing(self) -> str:
@@ -174,8 +173,8 @@ def _goofy(name: str) -> Callable[[Setting, Kind], list[str]]:
 
 
 _ROWS: tuple[Contestant, ...] = (
-    Contestant(OURS, "mount.s3", "", "no options", _ours),
-    Contestant("s3fs", "s3fs", "s3fs", "default options", _s3fs()),
+    Contestant(OURS, "mount.s3", "", "no options", _ours, ca_variable="AWS_CA_BUNDLE"),
+    Contestant("s3fs", "s3fs", "s3fs", "default options", _s3fs(), ca_variable="CURL_CA_BUNDLE"),
     Contestant(
         "s3fs-32",
         "s3fs",
@@ -183,6 +182,7 @@ _ROWS: tuple[Contestant, ...] = (
         "parallel_count=32",
         _s3fs("parallel_count=32"),
         kinds=frozenset({"read", "write"}),
+        ca_variable="CURL_CA_BUNDLE",
     ),
     Contestant(
         "rclone",
