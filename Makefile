@@ -3,6 +3,7 @@
 # make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
 # make uninstall
 # make bench      beside s3fs and rclone, on the same server
+# make bench-compare A=old.json B=new.json      what changed; without names, the last two
 # make lint       format, lint, types, import rules, the budget of privileged code
 # make docs       write what is generated: the options, the manual pages
 
@@ -15,7 +16,7 @@ export PYTHON
 VENV := build/venv/bin
 PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
-.PHONY: demo test install uninstall bench lint docs clean
+.PHONY: demo test install uninstall bench bench-compare lint docs clean
 
 demo:
 	@tools/demo
@@ -32,6 +33,9 @@ uninstall:
 
 bench:
 	@tools/bench $(ARGS)
+
+bench-compare:
+	@PYTHONPATH=tests $(PYTHON) -m bench.compare $(A) $(B)
 
 lint:
 	@tools/bootstrap servers test

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from support.attempts import Attempt
 from support.install import installed
 from support.mounts import workers
 from support.process import wait_until
+from support.proxy import Proxy
 from support.rgw import RgwUnavailableError
 from support.s3 import Bucket, Store
 from support.servers import STORES, Servers
 
+_ANY = "any"
 _MUST_RUN = os.environ.get("FUSE_S3_TESTS_MUST_RUN") == "all"
 
 _not_run: dict[str, list[str]] = {}  # reason to test ids
@@ -64,8 +67,12 @@ def _why_no_mounts() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "store" in metafunc.fixturenames:
-        metafunc.parametrize("store", _stores(metafunc.config), indirect=True)
+    if "store" not in metafunc.fixturenames:
+        return
+    one = metafunc.definition.get_closest_marker("one_store")
+    one_will_do = one is not None and not metafunc.config.getoption("--long")
+    stores = [_ANY] if one_will_do else _stores(metafunc.config)
+    metafunc.parametrize("store", stores, indirect=True)
 
 
 # -- fixtures --------------------------------------------------------------------------------------
@@ -98,11 +105,19 @@ def rgw(servers: Servers) -> Store:
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, servers: Servers) -> Store:
-    """One S3 server after the other: a test that takes this runs on each of --stores."""
-    try:
-        return servers.store(request.param)
-    except RgwUnavailableError as error:
-        pytest.skip(str(error))
+    """One S3 server after the other: a test that takes this runs on each of --stores.
+
+    One that is marked one_store runs on the last of them that can be had: the most real one.
+    """
+    names, reason = [request.param], "no server was named"
+    if request.param == _ANY:
+        names = _stores(request.config)[::-1]
+    for name in names:
+        try:
+            return servers.store(name)
+        except RgwUnavailableError as error:
+            reason = str(error)
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -110,6 +125,21 @@ def bucket(store: Store) -> Iterator[Bucket]:
     """A fresh bucket."""
     with Bucket(store) as made:
         yield made
+
+
+@pytest.fixture
+def proxy(bucket: Bucket) -> Iterator[Proxy]:
+    """A proxy in front of the bucket's server."""
+    with Proxy(bucket.store.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def attempt(bucket: Bucket, tmp_path: Path) -> Attempt:
+    """A mount of the bucket, to be spoilt."""
+    directory = tmp_path / "mnt"
+    directory.mkdir()
+    return Attempt(bucket.store, bucket.name, directory)
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import processes
-from bench.content import Content
 from bench.contestants import Contestant, Kind, Setting
+from bench.data import BIG, Data
 from bench.memory import Reserve
 from bench.mounts import Mounted, mounted
 from bench.server.nginx import Server
 
-__all__ = ["SMALL_FILES", "Bench", "Meter", "Sample"]
+__all__ = ["GIGABYTE", "Bench", "Meter", "Sample"]
 
-SMALL_FILES = 100
-
+GIGABYTE = 1e9
 _LAST_LINES = 0.1  # seconds until nginx has logged what was answered
 
 
@@ -61,18 +60,18 @@ class Meter:
             processes.machine_cpu_seconds(),
         )
 
-    def sample(self, size: int) -> Sample:
-        """Return what was measured, for `size` bytes."""
+    def sample(self, size: float, unit: float = GIGABYTE) -> Sample:
+        """Return what was measured, for `size` bytes or names, as rates and costs of `unit`."""
         time.sleep(_LAST_LINES)
         own, server, machine = (b - a for a, b in zip(self._before, self._after, strict=True))
         asked = self._server.requests.take()
-        gigabytes = size / 1e9
+        units = size / unit
         values = {
-            "rate": gigabytes / self.seconds,
+            "rate": units / self.seconds,
             "seconds": self.seconds,
-            "cpu": own / gigabytes,
-            "machine_cpu": machine / gigabytes,
-            "server_cpu": server / gigabytes,
+            "cpu": own / units,
+            "machine_cpu": machine / units,
+            "server_cpu": server / units,
             "completing": asked.completing,
             "asked": asked.total,
         }
@@ -85,20 +84,28 @@ class Bench:
     """The stage.
 
     Attributes:
-        server: the server, with the object `big` and SMALL_FILES small ones.
-        content: what `big` has in it, and what is written.
+        server: the server.
+        data: what is in the bucket.
+        content: what BIG has in it, and what is written.
+        seconds: how long a measurement lasts that has no end of its own.
+        say: tells people.
     """
 
-    big = "big"
-
     def __init__(
-        self, base: Path, server: Server, content: Content, say: Callable[[str], None]
+        self, base: Path, server: Server, data: Data, seconds: float, say: Callable[[str], None]
     ) -> None:
         self.server = server
-        self.content = content
+        self.data = data
+        self.content = data.content
+        self.seconds = seconds
         self.say = say
         self._base = base
         self._reserve = Reserve()
+
+    @property
+    def big_path(self) -> str:
+        """The path of BIG in a URL."""
+        return self.object_path(BIG)
 
     def object_path(self, key: str) -> str:
         """Return the path of an object in a URL."""
@@ -110,9 +117,8 @@ class Bench:
     ) -> Iterator[Mounted]:
         """Mount for as long as this lasts, cold; `memory` is what it will take, in contents."""
         place = self._base / contestant.name
-        setting = Setting(
-            self.server.url, self.server.bucket, self._base / f"{contestant.name}.mnt", place
-        )
+        directory = self._base / f"{contestant.name}.mnt"
+        setting = Setting(self.server.url, self.server.bucket, directory, place, self.server.ca)
         with self.lent(memory):
             place.mkdir(mode=0o700)
             try:

@@ -1,8 +1,8 @@
 """Who takes part: one row for each program and set of options, and how it mounts.
 
-All have the same server, bucket and keys, over plain HTTP, and a cache or spool directory in
-memory if they want one. Options are those that each program's own documentation recommends for
-the purpose; every row says what they are.
+All have the same server, bucket and keys, and a cache or spool directory in memory if they want
+one. Options are those that each program's own documentation recommends for the purpose; every row
+says what they are. Who is not installed and not in Debian is left out.
 """
 
 import os
@@ -26,12 +26,16 @@ _ALL = frozenset({"read", "write", "names"})
 
 
 class Setting(NamedTuple):
-    """Where a contestant mounts what; `scratch` is a directory of its own, in memory."""
+    """Where a contestant mounts what.
+
+    `scratch` is a directory of its own, in memory; `ca` is the certificate to trust, with TLS.
+    """
 
     url: str
     bucket: str
     directory: Path
     scratch: Path
+    ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Contestant:
         environment: what it needs beside the common variables.
         kinds: the kinds of workload in which these options make a difference.
         needs_flag: a flag that not every version has.
+        ca_variable: names the certificates that it trusts; OpenSSL and Go have this one.
         stays: whether it stays in the foreground.
     """
 
@@ -59,6 +64,7 @@ class Contestant:
     environment: Callable[[Setting], dict[str, str]] = lambda _setting: {}
     kinds: frozenset[Kind] = _ALL
     needs_flag: str = ""
+    ca_variable: str = "SSL_CERT_FILE"
     stays: bool = False
 
     def prepare(self, setting: Setting) -> dict[str, str]:
@@ -74,7 +80,8 @@ class Contestant:
             "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        return common | self.environment(setting)
+        trusted = {self.ca_variable: str(setting.ca)} if setting.ca else {}
+        return common | trusted | self.environment(setting)
 
     def missing(self) -> str:
         """Say why it cannot take part; "" when it can."""
@@ -149,9 +156,25 @@ def _rclone_environment(setting: Setting) -> dict[str, str]:
     return variables | {"RCLONE_CONFIG": str(setting.scratch / "rclone.conf")}
 
 
-_ROWS = (
-    Contestant(OURS, "mount.s3", "", "no options", _ours),
-    Contestant("s3fs", "s3fs", "s3fs", "default options", _s3fs()),
+def _mount_s3(setting: Setting, _: Kind) -> list[str]:
+    options = ["--endpoint-url", setting.url, "--force-path-style", "--region", "us-east-1"]
+    options += ["--allow-delete", "--allow-overwrite"]
+    return [program("mount-s3") or "mount-s3", *options, setting.bucket, str(setting.directory)]
+
+
+def _goofy(name: str) -> Callable[[Setting, Kind], list[str]]:
+    """Return the command of goofys and of what became of it."""
+
+    def command(setting: Setting, _: Kind) -> list[str]:
+        found = program(name) or name
+        return [found, "--endpoint", setting.url, setting.bucket, str(setting.directory)]
+
+    return command
+
+
+_ROWS: tuple[Contestant, ...] = (
+    Contestant(OURS, "mount.s3", "", "no options", _ours, ca_variable="AWS_CA_BUNDLE"),
+    Contestant("s3fs", "s3fs", "s3fs", "default options", _s3fs(), ca_variable="CURL_CA_BUNDLE"),
     Contestant(
         "s3fs-32",
         "s3fs",
@@ -159,6 +182,7 @@ _ROWS = (
         "parallel_count=32",
         _s3fs("parallel_count=32"),
         kinds=frozenset({"read", "write"}),
+        ca_variable="CURL_CA_BUNDLE",
     ),
     Contestant(
         "rclone",
@@ -190,6 +214,12 @@ _ROWS = (
         needs_flag="--vfs-read-chunk-streams",
         stays=True,
     ),
+)
+
+_ROWS += (
+    Contestant("mount-s3", "mount-s3", "", "default options", _mount_s3),
+    Contestant("geesefs", "geesefs", "", "default options", _goofy("geesefs")),
+    Contestant("goofys", "goofys", "", "default options", _goofy("goofys")),
 )
 
 CONTESTANTS = {row.name: row for row in _ROWS}

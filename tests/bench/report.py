@@ -8,7 +8,10 @@ from bench.contestants import OURS
 from bench.rounds import Result
 from bench.workloads import Column, Workload
 
-__all__ = ["as_json", "ratio", "table"]
+__all__ = ["Measured", "as_json", "ratio", "table"]
+
+Measured = Sequence[tuple[Workload, Mapping[str, Result]]]
+"""What was measured on one server: workloads, and each contestant's result in them."""
 
 _NOT_MEASURED = "-"
 
@@ -66,32 +69,33 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "  ".join(["", name.ljust(widths[0]), *right])
 
 
-def as_json(
-    machine: Mapping[str, object],
-    measured: Sequence[tuple[Workload, Mapping[str, Result]]],
-    path: Path,
-) -> None:
-    """Write every sample, the medians, and the ratios."""
-    workloads = {
-        workload.name: {
-            "title": workload.title,
-            "decides": workload.columns[0].value,
-            "more_is_better": workload.more_is_better,
-            "contestants": {
-                name: {
-                    "failure": result.failure,
-                    "median": {
-                        value: result.median(value)
-                        for value in (result.samples[0].values if result.samples else ())
-                    },
-                    "ours_is_times_better": ratio(workload, results, name),
-                    "samples": [vars(sample) for sample in result.samples],
-                }
-                for name, result in results.items()
-            },
-        }
-        for workload, results in measured
+def as_json(machine: Mapping[str, object], measured: Mapping[str, Measured], path: Path) -> None:
+    """Write every sample, the medians, and the ratios, by server and workload."""
+    servers = {
+        name: {workload.name: _workload(workload, results) for workload, results in rows}
+        for name, rows in measured.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine, "workloads": workloads}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine, "servers": servers}, indent=1) + "\n")
+
+
+def _workload(workload: Workload, results: Mapping[str, Result]) -> dict[str, object]:
+    first = workload.columns[0]
+    return {
+        "title": workload.title,
+        "decides": first.value,
+        "unit": first.heading,
+        "more_is_better": workload.more_is_better,
+        "contestants": {
+            name: {
+                "failure": result.failure,
+                "median": {
+                    value: result.median(value)
+                    for value in (result.samples[0].values if result.samples else ())
+                },
+                "ours_is_times_better": ratio(workload, results, name),
+                "samples": [vars(sample) for sample in result.samples],
+            }
+            for name, result in results.items()
+        },
+    }

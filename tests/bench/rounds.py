@@ -8,9 +8,7 @@ from bench.bench import Bench, Sample
 from bench.contestants import Contestant
 from bench.workloads import Workload
 
-__all__ = ["YARDSTICK", "Result", "run", "taking_part"]
-
-YARDSTICK = "bare socket"
+__all__ = ["Result", "run", "taking_part"]
 
 
 @dataclass
@@ -38,22 +36,21 @@ def taking_part(workload: Workload, contestants: Sequence[Contestant]) -> list[C
 def run(
     bench: Bench, workload: Workload, contestants: Sequence[Contestant], rounds: int
 ) -> dict[str, Result]:
-    """Measure a workload; return each contestant's result, the yardstick's last.
+    """Measure a workload; return each contestant's result, the yardsticks' last.
 
     The last round checks what was read or stored.
     """
     rounds = workload.rounds or rounds
     results = {row.name: Result() for row in contestants}
-    yardstick = Result()
+    yardsticks = {name: Result() for name, _ in workload.yardsticks}
     for number in range(rounds):
         label = f"{workload.name} {number + 1}/{rounds}"
         turn = rotated([row for row in contestants if not results[row.name].failure], number)
         for name, outcome in workload.measure(bench, turn, number == rounds - 1):
             _note(bench, label, workload, name, results[name], outcome)
-        if workload.yardstick is not None:
-            outcome = workload.yardstick(bench)
-            _note(bench, label, workload, YARDSTICK, yardstick, outcome)
-    return results | ({YARDSTICK: yardstick} if yardstick.samples else {})
+        for name, measure in workload.yardsticks:
+            _note(bench, label, workload, name, yardsticks[name], measure(bench))
+    return results | yardsticks
 
 
 def rotated(contestants: Sequence[Contestant], number: int) -> list[Contestant]:

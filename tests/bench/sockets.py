@@ -1,11 +1,14 @@
 """The yardstick: the same bytes over one bare socket, with nothing between it and the server."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bench.content import CHUNK
 
-__all__ = ["BareSocketError", "delete", "download", "upload"]
+__all__ = ["BareSocketError", "Connect", "delete", "download", "upload"]
+
+Connect = Callable[[], socket.socket]
+"""Makes a connection to the server."""
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -14,10 +17,10 @@ class BareSocketError(Exception):
     """The server's reply was not the one that was counted on."""
 
 
-def download(port: int, path: str) -> int:
+def download(connect: Connect, path: str) -> int:
     """GET `path` into nothing; return how many bytes came."""
     buffer = memoryview(bytearray(CHUNK))
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with connect() as connection:
         _request(connection, f"GET {path}", 0)
         head, rest = _reply(connection)
         size = int(head["content-length"])
@@ -30,18 +33,18 @@ def download(port: int, path: str) -> int:
     return size
 
 
-def upload(port: int, path: str, size: int, chunks: Iterable[memoryview]) -> None:
+def upload(connect: Connect, path: str, size: int, chunks: Iterable[memoryview]) -> None:
     """PUT `chunks`, in one request."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with connect() as connection:
         _request(connection, f"PUT {path}", size)
         for chunk in chunks:
             connection.sendall(chunk)
         _reply(connection)
 
 
-def delete(port: int, path: str) -> None:
+def delete(connect: Connect, path: str) -> None:
     """DELETE `path`."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+    with connect() as connection:
         _request(connection, f"DELETE {path}", 0)
         _reply(connection)
 

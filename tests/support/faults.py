@@ -5,6 +5,7 @@ before, it never saw; what breaks after, it has done.
 """
 
 import asyncio
+import itertools
 import re
 import threading
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "expired_key",
     "headers",
     "html",
+    "in_waves",
     "lose_reply",
     "region",
     "reset_before",
@@ -129,6 +131,20 @@ def slow(seconds: float) -> Action:
     async def act(exchange: Exchange) -> None:
         await asyncio.sleep(seconds)
         await pass_on(exchange)
+
+    return act
+
+
+# -- again and again -------------------------------------------------------------------------------
+
+
+def in_waves(action: Action, length: int) -> Action:
+    """Do `action` to so many requests, let as many pass, and so on."""
+    numbers = itertools.count()
+
+    async def act(exchange: Exchange) -> None:
+        calm = next(numbers) // length % 2
+        await (pass_on if calm else action)(exchange)
 
     return act
 

@@ -105,3 +105,4 @@ async def reading(
     assert made.pool.statistics().used == 0
     assert made.pool.statistics().waiting == 0
     assert made.readers.window_limit == idle
+    assert made.pool._reclaimers == {}

@@ -258,6 +258,7 @@ class Tree:
         counts = self.fs.statistics()
         assert (counts.nodes, counts.open_files) == (1, 0)
         assert self.pool.statistics().used == 0
+        assert self.pool._reclaimers == {}
         assert self.store.uploads == {}
 
 

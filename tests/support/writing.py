@@ -74,4 +74,5 @@ async def writing(
     await settle()
     assert made.pool.statistics().used == 0
     assert made.pool.statistics().waiting == 0
+    assert made.pool._reclaimers == {}
     assert made.store.uploads == {}

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import pytest
 
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.http.connection import Buffer, Reply, Sink
+from fuse_s3_worker.http.pool import Pool
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.sigv4 import EMPTY_SHA256
 from fuse_s3_worker.store.types import Body, MultipartUpload, PartResult
@@ -200,6 +202,57 @@ def test_operations_are_counted() -> None:
                 "AbortMultipartUpload": 1,
                 "DeleteObject": 1,
             }
+
+    run(main())
+
+
+def test_only_what_carries_data_waits_behind_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    exchange = Pool.exchange
+
+    async def noted(
+        pool: Pool, head: bytes, body: Iterable[Buffer], sink: Sink | None, *, urgent: bool
+    ) -> Reply:
+        given.append(urgent)
+        return await exchange(pool, head, body, sink, urgent=urgent)
+
+    monkeypatch.setattr(Pool, "exchange", noted)
+    carries_data = [len(request.body) > 0 and request.method == "PUT" for request in sent()]
+    assert sum(carries_data) == 2
+    assert given == [not data for data in carries_data]
+
+
+# -- removing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 204, 200])
+def test_what_is_gone_already_is_removed(status: int) -> None:
+    """Another client was faster, or the reply to the first try was lost."""
+    gone = {"DeleteObject": "NoSuchKey", "AbortMultipartUpload": "NoSuchUpload"}
+
+    async def main() -> None:
+        answers = [error(404, code) if status == 404 else reply(status) for code in gone.values()]
+        with RawServer.answering(answers) as server:
+            store = make_store(server.url)
+            await store.delete("k")
+            await store.abort_multipart(UPLOAD)
+            assert len(server.requests) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [(403, "AccessDenied", Fault.FORBIDDEN), (404, "NoSuchBucket", Fault.NO_SUCH_BUCKET)],
+)
+def test_what_cannot_be_removed_is_an_error(status: int, code: str, fault: Fault) -> None:
+    async def main() -> None:
+        with RawServer.answering([error(status, code)] * 2) as server:
+            store = make_store(server.url)
+            for work in (store.delete("k"), store.abort_multipart(UPLOAD)):
+                with pytest.raises(StoreError) as caught:
+                    await work
+                assert caught.value.fault is fault
 
     run(main())
 

@@ -267,6 +267,22 @@ def test_a_renewal_that_fails_is_an_error_of_the_store(program: Program) -> None
     run(main())
 
 
+def test_a_key_that_is_taken_away_is_not_used_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKENV")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        chain = Chain(Secrets(None, None), Redaction())
+        await chain.load()
+        assert await chain.current() == Credentials("AKENV", SECRET, "")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        assert await chain.renew() is False
+        with pytest.raises(StoreError, match="no credentials found") as caught:
+            await chain.current()
+        assert caught.value.fault is Fault.NO_CREDENTIALS
+
+    run(main())
+
+
 def test_fixed_credentials_never_change() -> None:
     async def main() -> None:
         key = Credentials("AK", SECRET)
@@ -275,6 +291,26 @@ def test_fixed_credentials_never_change() -> None:
         assert await Fixed(key).renew() is False
 
     run(main())
+
+
+def test_the_expiry_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each request: a look may start a program, and takes a thread in any case."""
+    looks: list[float] = []
+
+    async def main() -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKENV")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        chain = Chain(Secrets(None, None), Redaction())
+        await chain.load()
+        now = 1000.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now, raising=False)
+        monkeypatch.setattr(chain, "_refresh", lambda: looks.append(now))
+        for step in (0.0, 4.9, 0.2, 4.9, 0.2):
+            now += step
+            await chain.current()
+
+    run(main(), "asyncio")
+    assert looks == [1000.0, 1005.1, 1010.2]
 
 
 # -- the order -------------------------------------------------------------------------------------

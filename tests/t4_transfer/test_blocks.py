@@ -161,8 +161,10 @@ async def test_who_waited_behind_one_that_gave_up_gets_what_is_there() -> None:
     await settle()
     small = asyncio.create_task(pool.charge(KIB))
     await settle()
+    assert not small.done()
     large.cancel()
     await small
+    assert pool.statistics().used == BLOCK + KIB
     pool.uncharge(KIB)
     pool.give_back(block)
 

@@ -11,7 +11,7 @@ from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
 from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.blocks import BLOCK
 from fuse_s3_worker.transfer.readstream import ReadStream
-from support.gatedstore import unreachable
+from support.gatedstore import Arrival, unreachable
 from support.pattern import pattern
 from support.reading import KEY, SIZE, Reading, reading
 from support.virtualtime import on_loop, run, settle
@@ -112,6 +112,47 @@ async def test_a_file_read_to_its_end_is_asked_for_once() -> None:
         assert min(s.asked)[0] == 0
         assert s.bytes_asked == SIZE
         assert len(s.asked) < 40
+
+
+@on_loop()
+async def test_what_is_on_its_way_already_is_left_out_of_the_read_ahead() -> None:
+    async with reading() as s:
+        s.store.by_hand = True
+        stream = s.open()
+        place = 6 * BLOCK + 8 * KIB
+        middle = s.read(stream, place, 4 * KIB)
+        await settle()
+        for number in range(6):
+            unique = s.read(stream, number * BLOCK, BLOCK)
+            await settle()
+            while unique not in s.answers:
+                min((a for a in s.store.arrivals if a.start != place), key=_start).feed(BLOCK)
+                await settle()
+        asked = sorted(s.asked)
+        assert all(end == start for (_, end), (start, _) in pairwise(asked))
+        assert asked[0][0] == 0
+        assert asked[-1][1] > 7 * BLOCK
+        s.arrival(place).feed()
+        assert s.answers.data[middle] == s.content[place : place + 4 * KIB]
+
+
+def _start(arrival: Arrival) -> int:
+    return arrival.start
+
+
+@on_loop()
+async def test_what_was_read_is_not_kept_in_memory() -> None:
+    """Neither when it was delivered as it came, nor when it had arrived long before."""
+    async with reading(8 * BLOCK) as s:
+        stream = s.open()
+        await s.read_now(stream, 0, BLOCK)
+        await settle()
+        assert s.pool.statistics().used > 0
+        for number in range(1, 8):
+            await s.read_now(stream, number * BLOCK, BLOCK)
+            await settle()
+        assert s.bytes_asked == 8 * BLOCK
+        assert s.pool.statistics().used == 0
 
 
 @on_loop()

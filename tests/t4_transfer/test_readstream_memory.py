@@ -108,6 +108,37 @@ async def test_what_was_read_ahead_makes_room_for_a_reader_that_waits() -> None:
         assert taken == 16 * BLOCK
 
 
+@pytest.mark.parametrize("last", [0, 1])
+def test_what_rested_longest_makes_room_first(last: int) -> None:
+    async def body() -> None:
+        async with reading(budget=16 * BLOCK) as s:
+            streams = [s.open(), s.open()]
+            for stream in (*streams, streams[last]):
+                for number in range(2):
+                    place = (20 * (stream is streams[last]) + number) * BLOCK
+                    await s.read_now(stream, place, BLOCK)
+                await settle()
+            held = [_held(stream) for stream in streams]
+            assert all(held)
+            block = s.pool.charge_nowait(s.pool.available)
+            assert block
+            waiter = asyncio.create_task(s.pool.take())
+            await settle()
+            assert _held(streams[1 - last]) < held[1 - last]
+            assert _held(streams[last]) == held[last]
+            s.pool.give_back(await waiter)
+            for stream in streams:
+                stream.close()
+            await settle()
+            s.pool.uncharge(s.pool.statistics().used)
+
+    run(body())
+
+
+def _held(stream: ReadStream) -> int:
+    return sum(segment.size for segment in stream._segments)
+
+
 @on_loop()
 async def test_what_is_still_on_its_way_makes_room_when_it_has_arrived() -> None:
     """While it is under way its memory cannot be had; a writer must not wait for a reader."""

@@ -266,7 +266,8 @@ class FileSystemMachine(RuleBasedStateMachine):
         if self._vacant(path):  # the kernel looks first
             return multiple()
         number = self.run(self.t.create(path, flags))
-        return self._opened(number, flags, OpenFile(path, b"", None, changed=True))
+        file = OpenFile(path, b"", None, changed=True, versions=[b""])
+        return self._opened(number, flags, file)
 
     @rule(
         target=handles,

@@ -18,7 +18,11 @@ from support.s3 import Bucket, Store
 from support.servers import Servers
 from support.users import NOBODY, run_as
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 TOKEN = "token-that-nobody-may-see"
 

@@ -23,12 +23,6 @@ FOR_LONG = "metadata_ttl=600"
 
 
 @pytest.fixture
-def proxy(bucket: Bucket) -> Iterator[Proxy]:
-    with Proxy(bucket.store.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
 def mnt(bucket: Bucket, proxy: Proxy) -> Iterator[Mount]:
     """A mount behind the proxy that believes what it was told for a long time."""
     with Mount(bucket, FOR_LONG, store=bucket.store.at(proxy.endpoint)) as mount:

@@ -20,17 +20,15 @@ from support.process import wait_until
 from support.proxy import Action, Proxy
 from support.s3 import Bucket
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 MIB = 1 << 20
 CONTENT = random.Random(3).randbytes(3 * MIB + 5)
 FAILED = ["request_failed", " retry "]
-
-
-@pytest.fixture
-def proxy(bucket: Bucket) -> Iterator[Proxy]:
-    with Proxy(bucket.store.endpoint) as running:
-        yield running
 
 
 @pytest.fixture

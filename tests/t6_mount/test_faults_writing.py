@@ -28,12 +28,6 @@ FAILED = ["request_failed", " retry ", "abort_failed"]
 
 
 @pytest.fixture
-def proxy(bucket: Bucket) -> Iterator[Proxy]:
-    with Proxy(bucket.store.endpoint) as running:
-        yield running
-
-
-@pytest.fixture
 def mnt(bucket: Bucket, proxy: Proxy) -> Iterator[Mount]:
     """A mount behind the proxy with the files `small` and `large` in it, as they were before."""
     bucket.put_many([("small", b"before"), ("large", b"before")])
@@ -71,6 +65,32 @@ def test_survived(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str) -> None:
         assert bucket.get(name) == content
         assert (mnt / name).read_bytes() == content
     assert [rule.applied for rule in rules] == [1] * len(steps)
+
+
+STORMS = {
+    "500": faults.s3_error(500, "InternalError"),
+    "503": faults.s3_error(503, "SlowDown"),
+    "reset": faults.reset_before(),
+}
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize("fault", STORMS)
+def test_storm(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str) -> None:
+    """Half of all requests fail, several in a row; all that programs notice is the time."""
+    mnt.allowed.append(" retry ")
+    contents = {f"d/{number}": SMALL[number:] for number in range(2)} | {"large": LARGE}
+    bucket.put_many((f"theirs/{name}", content) for name, content in contents.items())
+    rule = proxy.on("", faults.in_waves(STORMS[fault], length=3), times=1 << 30)
+    (mnt / "d").mkdir()
+    for name, content in contents.items():
+        (mnt / name).write_bytes(content)
+        assert bucket.get(name) == content
+        assert (mnt / "theirs" / name).read_bytes() == content
+    (mnt / "d/0").unlink()
+    assert mnt.names("d") == ["1"]
+    assert mnt.names("theirs") == ["d", "large"]
+    assert rule.applied > 3 * len(contents)
 
 
 def test_upload_whose_name_was_lost(mnt: Mount, proxy: Proxy, bucket: Bucket) -> None:
@@ -130,6 +150,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("how", ["close", "fsync"])
 @pytest.mark.parametrize("fault", REFUSED)
 def test_refused(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str, how: str) -> None:
@@ -224,6 +245,7 @@ def test_other_changes_survive(mnt: Mount, proxy: Proxy, bucket: Bucket, deed: s
             assert bucket.get("small") == b"bef"
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize("deed", DEEDS)
 def test_other_changes_that_are_refused(
     mnt: Mount, proxy: Proxy, bucket: Bucket, deed: str

@@ -13,7 +13,11 @@ from support.mounts import clean_environment, entries_at, run, workers
 from support.process import wait_until
 from support.s3 import Bucket
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 
 class Foreground:

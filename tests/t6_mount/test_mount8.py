@@ -4,15 +4,22 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from support import faults
 from support.mounts import Mount, clean_environment, entries_at, run, workers
 from support.process import ROOT, wait_until
+from support.proxy import Proxy
 from support.s3 import Bucket
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 ROADS = {
     "mount -t s3": "mount -t s3 SPEC DIR -o OPTIONS",
@@ -35,6 +42,34 @@ def test_every_road_leads_to_the_same_mount(bucket: Bucket, road: str) -> None:
         assert (entry.fstype, entry.source) == ("fuse.s3", bucket.name)
 
 
+def test_mount_is_done_when_the_bucket_has_answered(bucket: Bucket, proxy: Proxy) -> None:
+    """[S60] mount succeeds after the bucket has answered; otherwise it says why, and nothing is
+    mounted.
+    """
+    mnt = Mount(bucket, store=bucket.store.at(proxy.endpoint))
+    command = ("mount", "-t", "s3", "-o", mnt.options, bucket.name, mnt.path)
+    environment = clean_environment(bucket.store)
+    gate = faults.Gate()
+    proxy.on("", gate.hold_before)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as mounting:
+        wait_until(lambda: gate.waiting, "the question to the bucket")
+        assert mounting.poll() is None
+        assert not entries_at(mnt.path)
+        gate.open()
+        _, said = mounting.communicate(timeout=60)
+        assert (mounting.returncode, said) == (0, "")
+    mnt.watch()
+    assert mnt.names() == []
+    assert mnt.unmount().returncode == 0
+    proxy.on("", faults.s3_error(403, "AccessDenied", "Not for you"), times=1000)
+    refused = run(*command, environment=environment)
+    assert refused.returncode == 32
+    assert "Not for you" in refused.stderr
+    assert not entries_at(mnt.path)
+    mnt.allowed.append("refused reason=.*Not for you")
+    assert not mnt.close()
+
+
 @pytest.mark.parametrize("form", ["{}", "s3://{}", "s3://{}/p/", "{}:/p", "{}/p", "{}/p/"])
 def test_the_source_is_shown_as_it_was_given(bucket: Bucket, form: str) -> None:
     bucket.put("p/below", b"1")
@@ -45,12 +80,15 @@ def test_the_source_is_shown_as_it_was_given(bucket: Bucket, form: str) -> None:
         assert found.stdout.split() == [spec, "fuse.s3"]
         names = ["below"] if "/p" in form else ["beside", "p"]
         assert mnt.names() == names
+        listed = run("findmnt", "-n", "-t", "fuse.s3", "-o", "TARGET").stdout.split()
+        assert str(mnt.path) in listed
         # The source finds the mount, too, as it does for other types.
         assert run("umount", spec).returncode == 0
         assert not entries_at(mnt.path)
 
 
 def test_mount_all_is_done_once(bucket: Bucket, tmp_path: Path) -> None:
+    """However often mount(8) goes through the table."""
     bucket.put("x", b"1")
     mnt = Mount(bucket)
     late = mnt.path.with_name("late")
@@ -85,7 +123,7 @@ def test_mount_all_is_done_once(bucket: Bucket, tmp_path: Path) -> None:
     assert not problems
 
 
-def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
+def test_remount_read_only(bucket: Bucket) -> None:
     with Mount(bucket) as mnt:
         path = mnt / "x"
         path.write_bytes(b"1")
@@ -94,7 +132,6 @@ def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
             path.write_bytes(b"2")
         assert refused.value.errno == errno.EROFS
         assert path.read_bytes() == b"1"
-        assert "nosuid" in entries_at(mnt.path)[-1].options
         # With the type and the source, as systemd does it.
         again = ("mount", "-t", "s3", bucket.name, mnt.path, "-o", "remount,rw,_netdev")
         assert run(*again).returncode == 0
@@ -104,6 +141,26 @@ def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
         os.kill(mnt.pid, 0)
 
 
+def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
+    """[S65] remount changes ro, noexec, noatime and their like; it changes no option of the
+    worker.
+    """
+    bucket.put("x", b"1")
+    with Mount(bucket, "noatime", "metadata_ttl=600", "uid=12345") as mnt:
+        assert (mnt / "x").stat().st_uid == 12345
+        assert "noatime" in entries_at(mnt.path)[-1].options.split(",")
+        words = "remount,ro,noexec,strictatime,metadata_ttl=0,uid=54321,file_mode=0600"
+        assert run("mount", "-o", words, mnt.path).returncode == 0
+        (entry,) = entries_at(mnt.path)
+        flags = set(entry.options.split(","))
+        assert {"ro", "noexec", "nosuid", "nodev"} <= flags
+        assert "noatime" not in flags
+        with Mount(bucket) as other:
+            (other / "x").write_bytes(b"333")
+        found = (mnt / "x").stat()
+        assert (found.st_uid, found.st_mode & 0o777, found.st_size) == (12345, 0o644, 1)
+
+
 def test_remount_of_something_else_is_refused() -> None:
     done = run("mount.s3", "/proc", "-o", "remount,ro")
     assert done.returncode == 32
@@ -111,18 +168,38 @@ def test_remount_of_something_else_is_refused() -> None:
     assert "ro" not in entries_at("/proc")[-1].options.split(",")
 
 
-def test_read_only(bucket: Bucket) -> None:
-    bucket.put("x", b"1")
-    with Mount(bucket, "ro") as mnt:
+# Everything that changes something, where `x` is a file and `d` an empty directory.
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "create": lambda root: (root / "y").write_bytes(b"2"),
+    "open for writing": lambda root: (root / "x").open("r+b"),
+    "empty": lambda root: (root / "x").write_bytes(b""),
+    "truncate": lambda root: os.truncate(root / "x", 0),
+    "unlink": lambda root: (root / "x").unlink(),
+    "mkdir": lambda root: (root / "e").mkdir(),
+    "rmdir": lambda root: (root / "d").rmdir(),
+    "rename": lambda root: (root / "x").rename(root / "y"),
+    "chmod": lambda root: (root / "x").chmod(0o600),
+    "chown": lambda root: os.chown(root / "x", 1, 1),
+    "utimens": lambda root: os.utime(root / "x", (1, 1)),
+    "symlink": lambda root: (root / "y").symlink_to("x"),
+    "link": lambda root: (root / "y").hardlink_to(root / "x"),
+    "mkfifo": lambda root: os.mkfifo(root / "y"),
+    "setxattr": lambda root: os.setxattr(root / "x", "user.a", b"1"),
+}
+
+
+@pytest.mark.parametrize("option", ["ro", "read-only"])
+def test_read_only(bucket: Bucket, option: str) -> None:
+    """[S63] A read-only mount gives EROFS for every change."""
+    bucket.put_many([("x", b"1"), ("d/", b"")])
+    with Mount(bucket, option) as mnt:
         assert (mnt / "x").read_bytes() == b"1"
-        for attempt in (
-            lambda: (mnt / "y").write_bytes(b"2"),
-            (mnt / "x").unlink,
-            (mnt / "d").mkdir,
-        ):
-            with pytest.raises(OSError, match="Read-only"):
-                attempt()
-        assert bucket.keys() == ["x"]
+        for name, change in CHANGES.items():
+            with pytest.raises(OSError, match=r"\[Errno") as refused:
+                change(mnt.path)
+            assert refused.value.errno == errno.EROFS, name
+        assert bucket.keys() == ["d/", "x"]
+        assert bucket.get("x") == b"1"
 
 
 def test_fake_mount_judges_the_options_and_touches_nothing(bucket: Bucket) -> None:
@@ -183,6 +260,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("options", FLAGS)
 def test_kernel_flags(bucket: Bucket, options: str) -> None:
+    """[S64] nosuid and nodev are always on."""
     with Mount(bucket, *filter(None, options.split(","))) as mnt:
         shown = set(entries_at(mnt.path)[-1].options.split(","))
         assert {"nosuid", "nodev"} <= shown

@@ -1,61 +1,19 @@
 """What cannot be mounted: one line that names the thing and the next step, and nothing left."""
 
-import contextlib
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from support import faults
-from support.mounts import clean_environment, entries_at, run, workers
+from support.attempts import FAILURE, SECRET, USAGE, Attempt
+from support.mounts import entries_at, run
 from support.proxy import Proxy
-from support.s3 import Bucket, Keys, Store
-from support.servers import Servers
+from support.s3 import Bucket
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
-
-USAGE, SYSTEM, FAILURE = 1, 2, 32  # exit status of mount(8)
-SECRET = "a-secret-that-nobody-may-see"
-
-
-@dataclass
-class Attempt:
-    """A mount that is about to be refused."""
-
-    store: Store
-    spec: str
-    directory: Path
-    options: list[str] = field(default_factory=list)
-    environment: dict[str, str] | None = None
-    command: tuple[str, ...] = ("mount", "-t", "s3")
-
-    def refused(self, status: int, *words: str) -> str:
-        """Try it; check everything that is true of all refusals, and that the line has `words`."""
-        before = workers()
-        options = [f"endpoint_url={self.store.endpoint}", *self.options]
-        command = [*self.command, "-o", ",".join(options), "--", self.spec, str(self.directory)]
-        environment = self.environment or self.store.environment
-        done = run(*command, environment=clean_environment() | environment)
-        assert not entries_at(self.directory), run("umount", self.directory)
-        assert workers() == before
-        assert done.stdout == ""
-        (line,) = done.stderr.splitlines()
-        assert line.startswith("mount.s3: ")
-        for word in words:
-            assert word in line
-        assert done.returncode == status, line
-        for secret in (SECRET, self.store.keys.secret):
-            assert secret not in line
-        return line
-
-
-@pytest.fixture
-def attempt(bucket: Bucket, tmp_path: Path) -> Attempt:
-    directory = tmp_path / "mnt"
-    directory.mkdir()
-    return Attempt(bucket.store, bucket.name, directory)
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -101,7 +59,6 @@ OPTIONS = {
     "two of them": ("part_size=100M,memory_target=64M", FAILURE, ["memory_target", "400M"]),
     "root as worker": ("worker_user=root", USAGE, ["worker_user=root", "never runs as root"]),
     "no worker": ("worker_user=nobody-at-all", USAGE, ["nobody-at-all", "no such user"]),
-    "prefix": ("prefix=no/such", FAILURE, ["begins with 'no/such/'", "put-object"]),
     "no URL": ("endpoint_url=ftp://x", FAILURE, ["endpoint_url=ftp://x", "http:// or https://"]),
     "no file": ("passwd_file=/nowhere/x", USAGE, ["passwd_file=/nowhere/x", "No such file"]),
     "relative file": ("passwd_file=passwd", USAGE, ["passwd_file", "absolute path"]),
@@ -110,10 +67,25 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options(attempt: Attempt, case: str) -> None:
+def test_options(attempt: Attempt, proxy: Proxy, case: str) -> None:
+    """[S61] An option that is not known, or has a bad value, is refused before anything is
+    mounted.
+    """
     options, status, words = OPTIONS[case]
     attempt.options = [options]
+    attempt.store = attempt.store.at(proxy.endpoint)
     attempt.refused(status, *words)
+    assert not proxy.seen  # and before anybody is asked
+
+
+@pytest.mark.parametrize("form", ["{}/no/such", "s3://{}/no/such/", "{}:/no/such"])
+def test_prefix_that_no_key_has(bucket: Bucket, attempt: Attempt, form: str) -> None:
+    """[S62] A prefix that no key begins with cannot be mounted."""
+    bucket.put_many([("no/suc", b"1"), ("no/such", b"1"), ("no/such.txt", b"1")])
+    attempt.spec = form.format(bucket.name)
+    attempt.refused(FAILURE, "begins with 'no/such/'", "put-object")
+    attempt.spec, attempt.options = bucket.name, ["prefix=no/such"]
+    attempt.refused(FAILURE, "begins with 'no/such/'", "put-object")
 
 
 # mount(8) settles these before a helper hears of them, in its own way.
@@ -196,88 +168,3 @@ def test_ordinary_user(attempt: Attempt) -> None:
     assert line.startswith("mount.s3: only root can mount")
     assert done.returncode == USAGE
     assert not entries_at(attempt.directory)
-
-
-# -- the server ------------------------------------------------------------------------------------
-
-
-def test_bucket_is_missing(attempt: Attempt) -> None:
-    attempt.spec = "t-there-is-no-such-bucket"
-    attempt.refused(FAILURE, attempt.spec, "does not exist", "aws s3 mb")
-
-
-def test_wrong_secret(servers: Servers, attempt: Attempt) -> None:
-    if "any-key" in attempt.store.quirks:
-        attempt.store = servers.moto_with_users.store
-    attempt.environment = attempt.store.environment | {"AWS_SECRET_ACCESS_KEY": SECRET}
-    attempt.refused(FAILURE, attempt.spec, "denied: the secret key is wrong")
-
-
-def test_unknown_access_key(servers: Servers, attempt: Attempt) -> None:
-    if "any-key" in attempt.store.quirks:
-        attempt.store = servers.moto_with_users.store
-    attempt.environment = attempt.store.environment | {"AWS_ACCESS_KEY_ID": "AKIANOBODY"}
-    attempt.refused(FAILURE, attempt.spec, "denied: the server does not know this access key")
-
-
-def test_no_permission(servers: Servers, attempt: Attempt) -> None:
-    if "any-key" in attempt.store.quirks:
-        attempt.store = servers.moto_with_users.store
-    with Bucket(attempt.store) as closed:
-        attempt.spec = closed.name
-        attempt.store = attempt.store.as_other()
-        attempt.refused(FAILURE, closed.name, "denied", "s3:ListBucket")
-
-
-def test_nobody_listens(attempt: Attempt) -> None:
-    attempt.store = attempt.store.at("http://127.0.0.1:9")
-    attempt.refused(FAILURE, "http://127.0.0.1:9 does not answer", "Connection refused")
-
-
-def test_name_that_does_not_resolve(attempt: Attempt) -> None:
-    attempt.store = attempt.store.at("http://no-such-host.invalid")
-    attempt.refused(FAILURE, "no-such-host.invalid")
-
-
-@contextlib.contextmanager
-def _silent_server() -> Iterator[str]:
-    """Accept connections and never say a word."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def _deaf_server() -> Iterator[str]:
-    """Be an address that answers no connection: its backlog is full, and stays so."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-BLACK_HOLES = {"silent": _silent_server, "deaf": _deaf_server}
-
-
-@pytest.mark.parametrize("kind", BLACK_HOLES)
-def test_black_hole_ends_within_the_time_mount_has(kind: str, tmp_path: Path) -> None:
-    with BLACK_HOLES[kind]() as url:
-        attempt = Attempt(Store("none", url, Keys("key", SECRET)), "a-bucket", tmp_path)
-        attempt.refused(FAILURE, url, "does not answer")
-
-
-def test_server_that_is_none(attempt: Attempt) -> None:
-    with Proxy(attempt.store.endpoint) as proxy:
-        attempt.store = attempt.store.at(proxy.endpoint)
-        proxy.on("", faults.html(), times=1000)
-        attempt.refused(FAILURE, proxy.endpoint, "does not answer as an S3 server does")
-
-
-def test_server_that_is_out_of_order(attempt: Attempt) -> None:
-    with Proxy(attempt.store.endpoint) as proxy:
-        attempt.store = attempt.store.at(proxy.endpoint)
-        rule = proxy.on("", faults.s3_error(500, "InternalError", "We broke"), times=1000)
-        attempt.refused(FAILURE, attempt.spec, "We broke", "request id FAULT0001")
-        assert rule.applied > 1

@@ -12,7 +12,7 @@ from bench import report, rounds
 from bench.bench import Bench, Sample
 from bench.content import CHUNK, Content
 from bench.contestants import CONTESTANTS, OURS, Contestant, Setting
-from bench.rounds import YARDSTICK, Result
+from bench.rounds import Result
 from bench.server.operations import operation, split_target
 from bench.server.requests import RequestLog, count
 from bench.workloads import WORKLOADS
@@ -20,6 +20,7 @@ from bench.workloads.base import Column, Workload, one_by_one
 
 # -- turns and results -----------------------------------------------------------------------------
 
+YARDSTICK = "bare socket"
 _ROWS = [CONTESTANTS[name] for name in (OURS, "s3fs", "rclone")]
 _RATES = {OURS: [4.0, 1.0, 3.0], "s3fs": [1.0, 1.5, 2.0], "rclone": [6.0, 5.0, 7.0]}
 
@@ -42,7 +43,7 @@ class _Script:
             columns=(Column("rate", "GB/s", ".2f"), Column("peak", "peak MB", ".0f")),
             measure=one_by_one(self._measure),
             more_is_better=more_is_better,
-            yardstick=lambda _: Sample({"rate": 10.0}),
+            yardsticks=((YARDSTICK, lambda _: Sample({"rate": 10.0})),),
         )
 
     def _measure(self, _: Bench, contestant: Contestant, check: bool) -> Sample:
@@ -117,10 +118,11 @@ def test_the_table_has_a_row_for_each_with_range_and_ratio() -> None:
 
 def test_the_json_has_every_sample(tmp_path: Path) -> None:
     workload, results = _Script(_RATES, fails="rclone").run()
-    report.as_json({"processors": 2}, [(workload, results)], tmp_path / "new" / "result.json")
-    document = json.loads((tmp_path / "new" / "result.json").read_text())
+    path = tmp_path / "new" / "result.json"
+    report.as_json({"processors": 2}, {"fast": [(workload, results)]}, path)
+    document = json.loads(path.read_text())
     assert document["machine"] == {"processors": 2}
-    contestants = document["workloads"]["script"]["contestants"]
+    contestants = document["servers"]["fast"]["script"]["contestants"]
     ours = contestants[OURS]
     assert [sample["values"]["rate"] for sample in ours["samples"]] == _RATES[OURS]
     assert ours["median"]["rate"] == 3.0

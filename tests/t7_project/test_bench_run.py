@@ -93,7 +93,7 @@ def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
     assert (done.returncode, done.stderr) == (0, "")
     assert _left(scratch) == []
     (path,) = (scratch / "results").glob("*.json")
-    workloads: dict[str, Any] = json.loads(path.read_text())["workloads"]
+    workloads: dict[str, Any] = json.loads(path.read_text())["servers"]["fast"]
     return workloads, done.stdout
 
 

@@ -136,7 +136,8 @@ def test_what_is_not_there(bucket: Bucket) -> None:
 def test_a_marker_is_an_object_without_bytes(bucket: Bucket) -> None:
     bucket.put("dir/", b"")
     bucket.put("dir/key", b"x")
-    assert bucket.head("dir/")["ContentLength"] == 0
+    head = bucket.head("dir/")
+    assert (head["ContentLength"], head["ContentType"]) == (0, "binary/octet-stream")
     assert bucket.get("dir/") == b""
     assert bucket.keys() == ["dir/", "dir/key"]
     bucket.delete("dir/key")

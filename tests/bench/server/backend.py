@@ -18,8 +18,9 @@ from bench.server.objects import Entry, Objects, RefusedError
 from bench.server.operations import COPY, Target, operation, split_target
 from bench.server.uploads import Uploads, copy_range, join
 
-__all__ = ["BODY_FILE", "main"]
+__all__ = ["ADOPT", "BODY_FILE", "main"]
 
+ADOPT = "ADOPT"  # a method of ours, on the socket alone: look at the files anew
 BODY_FILE = "x-body-file"  # the header in which nginx names the file of a body
 
 _LIST_MAX = 1000
@@ -88,6 +89,8 @@ class Bucket:
 
     def _handler(self, request: Request) -> Handler:
         target, headers = request.target, request.headers
+        if request.method == ADOPT:
+            return self._adopt
         name = operation(request.method, target, copies=COPY in headers)
         if target.bucket and target.bucket != self._name:
             raise RefusedError(404, "NoSuchBucket", "The specified bucket does not exist.")
@@ -97,6 +100,10 @@ class Bucket:
         return self._handlers[name]
 
     # -- the bucket -----------------------------------------------------------------------------
+
+    async def _adopt(self, request: Request) -> Response:
+        self._objects.adopt(request.target.key)
+        return Response()
 
     async def _head_bucket(self, _: Request) -> Response:
         return Response(headers=(("x-amz-bucket-region", "us-east-1"),))
@@ -130,7 +137,8 @@ class Bucket:
         """Answer what nginx has no file for: a marker, or nothing."""
         entry = self._objects.find_marker(request.target.key)
         modified = formatdate(entry.mtime, usegmt=True)
-        return Response(headers=(("etag", entry.etag), ("last-modified", modified)))
+        kind = ("content-type", "binary/octet-stream")  # s3fs knows a directory by it
+        return Response(headers=(("etag", entry.etag), ("last-modified", modified), kind))
 
     async def _put(self, request: Request) -> Response:
         return _stored(self._objects.store(request.target.key, request.file))

@@ -6,103 +6,23 @@ own PUT it can answer with the ETag, as every S3 client expects. The rest is the
 """
 
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
-from string import Template
-from typing import NamedTuple, Self
+from typing import Self
 
-from bench.server.backend import BODY_FILE
-from bench.server.requests import LOG_FORMAT, RequestLog
+from bench.server.backend import ADOPT
+from bench.server.configuration import SHAPES, Pair, Shape, configuration
+from bench.server.requests import RequestLog
 from support.process import Child, ChildEndedError, free_port, wait_for_port, wait_until
+from support.tls import make_certificate
 
-__all__ = ["SHAPES", "Server", "Shape", "version"]
+__all__ = ["Server", "version"]
 
 _TESTS = Path(__file__).resolve().parent.parent.parent
 _ATTEMPTS = 3  # another program may have taken the port
-
-
-class Shape(NamedTuple):
-    """How the server behaves: further lines for nginx where it answers from files."""
-
-    description: str
-    static_lines: str = ""
-
-
-SHAPES = {
-    "fast": Shape("answers as fast as it can"),
-}
-
-
-class _Configuration(Template):
-    """nginx's variables begin with a dollar sign; ours with an at sign."""
-
-    delimiter = "@"
-
-
-_CONFIGURATION = _Configuration(r"""
-@user
-daemon off;
-worker_processes 2;
-pid @base/nginx.pid;
-error_log @base/error.log warn;
-events { worker_connections 2048; }
-http {
-    log_format requests escape=none '@log_format';
-    access_log @base/requests.log requests;
-    client_body_temp_path @base/bodies;
-    proxy_temp_path @base/unused;
-    fastcgi_temp_path @base/unused;
-    uwsgi_temp_path @base/unused;
-    scgi_temp_path @base/unused;
-
-    sendfile on;
-    tcp_nodelay on;
-    keepalive_timeout 300s;
-    keepalive_requests 100000000;
-    client_max_body_size 0;
-    client_body_buffer_size 1m;
-    client_body_timeout 300s;
-    merge_slashes off;
-    default_type binary/octet-stream;
-    server_tokens off;
-    add_header x-amz-request-id $request_id always;
-
-    upstream backend {
-        server unix:@base/backend.sock;
-        keepalive 32;
-    }
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
-    proxy_set_header Expect "";
-    proxy_read_timeout 300s;
-
-    # Parameters that change nothing about a GET may be there; any other asks for something else.
-    map "$request_method $uri?$args" $way {
-        default                                            backend;
-        "~^(GET|HEAD) /[^/]+/.*[^/]\?(x-id=\w+|versionId=null)?$" static;
-        "~^PUT "                                           stored;
-    }
-    server {
-        listen 127.0.0.1:@port;
-        rewrite ^ /$way$uri last;
-        location /static/ {
-            root @base;
-            @static_lines
-            try_files $uri @@names;
-        }
-        location /stored/ {
-            client_body_in_file_only clean;
-            proxy_pass_request_body off;
-            proxy_set_header Content-Length "";
-            proxy_set_header @body_file $request_body_file;
-            proxy_pass http://backend$request_uri;
-        }
-        location /backend/ { proxy_pass http://backend$request_uri; }
-        location @@names { proxy_pass http://backend$request_uri; }
-    }
-}
-""")
 
 
 class Server:
@@ -114,19 +34,41 @@ class Server:
         requests: what was asked so far.
     """
 
-    def __init__(self, base: Path, bucket: str = "bench", shape: Shape = SHAPES["fast"]) -> None:
+    def __init__(
+        self,
+        base: Path,
+        bucket: str = "bench",
+        shape: Shape = SHAPES["fast"],
+        *,
+        tls: bool = False,
+    ) -> None:
         """Use the empty directory `base`, best one in memory, for everything."""
         self.bucket = bucket
         self.port = 0
         self.requests = RequestLog(base / "requests.log")
         self._base = base
         self._shape = shape
+        self._tls = tls
+        self._pair: Pair | None = None
         self._children: list[Child] = []
 
     @property
     def url(self) -> str:
         """The endpoint's address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+
+    @property
+    def ca(self) -> Path | None:
+        """The certificate to trust, in a file; None without TLS."""
+        return self._pair.certificate if self._pair else None
+
+    def connect(self) -> socket.socket:
+        """Return a connection for a request."""
+        plain = socket.create_connection(("127.0.0.1", self.port))
+        if self.ca is None:
+            return plain
+        context = ssl.create_default_context(cafile=self.ca)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     @property
     def pids(self) -> list[int]:
@@ -141,9 +83,19 @@ class Server:
         """Return the file that an object is, if it is there."""
         return self._base / "static" / self.bucket / key
 
+    def adopt(self, prefix: str = "") -> None:
+        """Have the back end take for objects what lies in the bucket's directory now."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._base / "backend.sock"))
+            connection.sendall(f"{ADOPT} /{self.bucket}/{prefix} HTTP/1.1\r\n\r\n".encode())
+            if not connection.recv(1024).startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError("the back end did not take the files")
+
     def __enter__(self) -> Self:
         for name in (f"static/{self.bucket}", "parts", "bodies"):
             (self._base / name).mkdir(parents=True)
+        if self._tls:
+            self._pair = Pair(*make_certificate(self._base))
         try:
             self._start_backend()
             for attempt in range(1, _ATTEMPTS + 1):
@@ -178,12 +130,13 @@ class Server:
 
     def _start_nginx(self) -> None:
         self.port = free_port()
-        configuration = self._base / "nginx.conf"
-        configuration.write_text(self._configuration())
+        path = self._base / "nginx.conf"
+        root = os.geteuid() == 0
+        path.write_text(configuration(self._base, self.port, self._shape, self._pair, root=root))
         # The workers must not outlive us either: the master ends them when it is asked to, but
         # not when it is killed.
         wrapper = ["setpriv", "--pdeathsig", "TERM", "--"]
-        command = ["nginx", "-e", str(self._base / "error.log"), "-c", str(configuration)]
+        command = ["nginx", "-e", str(self._base / "error.log"), "-c", str(path)]
         nginx = Child([*wrapper, *command], self._base / "nginx.log")
         self._children.append(nginx)
         try:
@@ -191,17 +144,6 @@ class Server:
         except ChildEndedError:
             self._children.remove(nginx)
             raise
-
-    def _configuration(self) -> str:
-        return _CONFIGURATION.substitute(
-            # The back end renames what the workers write, and they serve what it stores.
-            user="user root;" if os.geteuid() == 0 else "",
-            base=self._base,
-            log_format=LOG_FORMAT,
-            port=self.port,
-            body_file=BODY_FILE,
-            static_lines=self._shape.static_lines,
-        )
 
 
 def version() -> str:

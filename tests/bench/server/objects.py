@@ -82,6 +82,17 @@ class Objects:
         self._entries[key] = entry
         return entry
 
+    def adopt(self, prefix: str) -> None:
+        """Take for the objects below `prefix`, "" or a directory, what lies there now."""
+        self._entries = {k: e for k, e in self._entries.items() if not k.startswith(prefix)}
+        base = f"{self._directory}/"
+        for parent, _, names in os.walk(base + prefix):
+            for name in names:
+                path = os.path.join(parent, name)  # noqa: PTH118  a hundred thousand of them
+                found = os.stat(path)  # noqa: PTH116
+                self._entries[path.removeprefix(base)] = Entry(found.st_size, int(found.st_mtime))
+        self._keys = sorted(self._entries)
+
     def _place(self, key: str, file: Path | None, mtime: int) -> int:
         path = self.path(key)
         if key.endswith("/"):

@@ -1,10 +1,21 @@
 """What is measured: one row for each workload."""
 
 from bench.workloads.base import Column, Workload
+from bench.workloads.fio import FIO
 from bench.workloads.idle import IDLE_MEMORY
+from bench.workloads.names import NAMES
+from bench.workloads.patterns import PATTERNS
 from bench.workloads.sequential import SEQ_READ, SEQ_WRITE
+from bench.workloads.small import SMALL
 from bench.workloads.startup import MOUNT_TO_LS
 
-__all__ = ["WORKLOADS", "Column", "Workload"]
+__all__ = ["GROUPS", "WORKLOADS", "Column", "Workload"]
 
-WORKLOADS = {row.name: row for row in (SEQ_READ, SEQ_WRITE, MOUNT_TO_LS, IDLE_MEMORY)}
+_CORE = (SEQ_READ, SEQ_WRITE, MOUNT_TO_LS, IDLE_MEMORY)
+_GROUPS = {"core": _CORE, "fio": FIO, "small": SMALL, "names": NAMES, "patterns": PATTERNS}
+
+WORKLOADS = {row.name: row for rows in _GROUPS.values() for row in rows}
+
+# What takes minutes, by the names that stand for several workloads on the command line.
+GROUPS = {name: [row.name for row in rows] for name, rows in _GROUPS.items()}
+GROUPS["all"] = list(WORKLOADS)

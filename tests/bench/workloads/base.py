@@ -34,7 +34,8 @@ class Workload(NamedTuple):
         measure: one round.
         more_is_better: of the first column.
         rounds: None for as many as are asked for.
-        yardstick: the same bytes without a file system.
+        yardsticks: by name, the same bytes without this kind of file system.
+        packages: Debian's, which it takes.
     """
 
     name: str
@@ -44,7 +45,8 @@ class Workload(NamedTuple):
     measure: Measure
     more_is_better: bool = False
     rounds: int | None = None
-    yardstick: Callable[[Bench], Sample] | None = None
+    yardsticks: tuple[tuple[str, Callable[[Bench], Sample]], ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 def one_by_one(measure: Callable[[Bench, Contestant, bool], Sample]) -> Measure:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from bench import processes
 from bench.bench import Bench, Sample
 from bench.contestants import Contestant
+from bench.data import BIG
 from bench.workloads.base import Column, Outcome, Workload
 from bench.workloads.sequential import read_through
 
@@ -24,7 +25,7 @@ def _idle(bench: Bench, contestants: Sequence[Contestant], _: bool) -> Iterator[
             try:
                 mount = stack.enter_context(bench.mounted(contestant, "names"))
                 pids[contestant.name] = mount.pids
-                files.append(mount.directory / bench.big)
+                files.append(mount.directory / BIG)
             except Exception as error:  # noqa: BLE001  whatever it is, it is the result
                 yield contestant.name, error
         time.sleep(_AFTER_MOUNTING)

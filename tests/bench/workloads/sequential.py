@@ -10,9 +10,10 @@ from bench import sockets
 from bench.bench import Bench, Meter, Sample
 from bench.content import CHUNK
 from bench.contestants import Contestant
+from bench.data import BIG
 from bench.workloads.base import Column, Workload, one_by_one
 
-__all__ = ["SEQ_READ", "SEQ_WRITE", "WrongContentError", "read_through"]
+__all__ = ["COLUMNS", "SEQ_READ", "SEQ_WRITE", "WrongContentError", "read_through"]
 
 _KEY = "written"
 _COMPLETE_WITHIN = 120.0  # seconds after close
@@ -31,7 +32,7 @@ class WrongContentError(Exception):
 
 def _read(bench: Bench, contestant: Contestant, check: bool) -> Sample:
     with bench.mounted(contestant, "read", memory=_READ_MEMORY) as mount:
-        path = mount.directory / bench.big
+        path = mount.directory / BIG
         with Meter(bench.server, mount.pids) as meter:
             size = read_through(path)
         if size != bench.content.size:
@@ -60,7 +61,13 @@ def _pieces(path: Path) -> Iterator[memoryview]:
 
 def _read_bare(bench: Bench) -> Sample:
     with bench.lent(_READ_MEMORY), Meter(bench.server) as meter:
-        size = sockets.download(bench.server.port, bench.object_path(bench.big))
+        size = sockets.download(bench.server.connect, bench.big_path)
+    return meter.sample(size)
+
+
+def _read_tmpfs(bench: Bench) -> Sample:
+    with Meter(bench.server) as meter:
+        size = read_through(bench.server.file(BIG))
     return meter.sample(size)
 
 
@@ -85,7 +92,7 @@ def _write(bench: Bench, contestant: Contestant, check: bool) -> Sample:
                 _compare(bench, bench.server.file(_KEY))
             return sample
         finally:
-            sockets.delete(bench.server.port, bench.object_path(_KEY))
+            sockets.delete(bench.server.connect, bench.object_path(_KEY))
 
 
 def _write_file(bench: Bench, path: Path) -> None:
@@ -110,15 +117,26 @@ def _write_bare(bench: Bench) -> Sample:
     path = bench.object_path(_KEY)
     try:
         with bench.lent(_WRITE_MEMORY), Meter(bench.server) as meter:
-            sockets.upload(bench.server.port, path, bench.content.size, bench.content.chunks())
+            sockets.upload(bench.server.connect, path, bench.content.size, bench.content.chunks())
         return meter.sample(bench.content.size)
     finally:
-        sockets.delete(bench.server.port, path)
+        sockets.delete(bench.server.connect, path)
+
+
+def _write_tmpfs(bench: Bench) -> Sample:
+    path = bench.server.file("").parent / "yardstick"
+    try:
+        with bench.lent(_WRITE_MEMORY), Meter(bench.server) as meter, path.open("xb") as file:
+            for chunk in bench.content.chunks():
+                file.write(chunk)
+        return meter.sample(bench.content.size)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 # -- the rows --------------------------------------------------------------------------------------
 
-_COLUMNS = (
+COLUMNS = (
     Column("rate", "GB/s", ".2f"),
     Column("cpu", "CPU s/GB", ".2f"),
     Column("machine_cpu", "machine", ".2f"),
@@ -131,18 +149,18 @@ SEQ_READ = Workload(
     name="seq_read_1g",
     title="read a file of 1 GiB that nobody has read yet, 1 MiB at a time",
     kind="read",
-    columns=_COLUMNS,
+    columns=COLUMNS,
     measure=one_by_one(_read),
     more_is_better=True,
-    yardstick=_read_bare,
+    yardsticks=(("bare socket", _read_bare), ("tmpfs", _read_tmpfs)),
 )
 
 SEQ_WRITE = Workload(
     name="seq_write_1g",
     title="write a file of 1 GiB, 1 MiB at a time, until it is in the bucket",
     kind="write",
-    columns=(*_COLUMNS, Column("completing", "joining s", ".2f")),
+    columns=(*COLUMNS, Column("completing", "joining s", ".2f")),
     measure=one_by_one(_write),
     more_is_better=True,
-    yardstick=_write_bare,
+    yardsticks=(("bare socket", _write_bare), ("tmpfs", _write_tmpfs)),
 )

@@ -4,8 +4,9 @@ import subprocess
 import time
 
 from bench import processes
-from bench.bench import SMALL_FILES, Bench, Sample
+from bench.bench import Bench, Sample
 from bench.contestants import Contestant
+from bench.data import SMALL_FILES
 from bench.workloads.base import Column, Workload, one_by_one
 
 __all__ = ["MOUNT_TO_LS", "IncompleteListingError"]

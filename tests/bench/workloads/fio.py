@@ -1,0 +1,114 @@
+"""What fio measures: several readers at once, O_DIRECT, and places at random.
+
+The parameters are those of Mountpoint for Amazon S3's own benchmarks: 256 KiB at a time for
+sequential reads, psync, every job with a descriptor of its own.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.bench import Bench, Meter, Sample
+from bench.contestants import Contestant
+from bench.data import BIG
+from bench.workloads.base import Column, Workload, one_by_one
+from bench.workloads.sequential import COLUMNS
+
+__all__ = ["FIO", "FioError"]
+
+_KIB = 1 << 10
+_PATIENCE = 300.0
+_READ_MEMORY = 1.25  # contents: the kernel's pages
+_NANOSECONDS = 1e6  # in a millisecond
+
+
+class FioError(Exception):
+    """fio failed."""
+
+
+def _fio(bench: Bench, path: Path, *options: str) -> dict[str, Any]:
+    """Read `path` with fio; return what it says of all jobs together."""
+    command = ["fio", "--name=bench", f"--filename={path}", "--readonly", "--ioengine=psync"]
+    # Its own file is large enough, and dropping caches is for who is root on a machine of his own.
+    command += [f"--size={bench.content.size}", "--invalidate=0", "--thread", "--group_reporting"]
+    done = subprocess.run(
+        [*command, "--output-format=json", *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+    )
+    if done.returncode:
+        raise FioError((done.stderr or done.stdout).strip()[-500:])
+    document = json.loads(done.stdout[done.stdout.index("{") :])
+    found: dict[str, Any] = document["jobs"][0]["read"]
+    return found
+
+
+def _measured(bench: Bench, contestant: Contestant, *options: str) -> Sample:
+    with bench.mounted(contestant, "read", memory=_READ_MEMORY) as mount:
+        pids = mount.pids
+        with Meter(bench.server, pids) as meter:
+            read = _fio(bench, mount.directory / BIG, *options)
+        sample = meter.sample(read["io_bytes"])
+    # fio's own clock: it leaves out how long fio takes to start and to write its report.
+    sample.values["rate"] = read["bw_bytes"] / 1e9
+    sample.values["megabytes"] = read["bw_bytes"] / 1e6
+    sample.values["operations"] = read["iops"]
+    for percent, name in (("50.000000", "half"), ("99.000000", "slowest")):
+        sample.values[name] = read["clat_ns"]["percentile"][percent] / _NANOSECONDS
+    return sample
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+
+def _sequential(name: str, title: str, jobs: int, *options: str) -> Workload:
+    def measure(bench: Bench, contestant: Contestant, _: bool) -> Sample:
+        share = bench.content.size // jobs
+        ways = [f"--numjobs={jobs}", f"--offset_increment={share}", f"--io_size={share}"]
+        return _measured(bench, contestant, "--rw=read", "--bs=256k", *ways, *options)
+
+    return Workload(
+        name=name,
+        title=title,
+        kind="read",
+        columns=COLUMNS,
+        measure=one_by_one(measure),
+        more_is_better=True,
+        packages=("fio",),
+    )
+
+
+def _random(size: int, label: str, jobs: int) -> Workload:
+    def measure(bench: Bench, contestant: Contestant, _: bool) -> Sample:
+        ways = [f"--numjobs={jobs}", f"--bs={size}", "--direct=1", "--norandommap"]
+        # Bounded in time; and in bytes, so that a fast one has not read everything twice.
+        bounds = [f"--runtime={bench.seconds}", f"--io_size={bench.content.size // jobs}"]
+        return _measured(bench, contestant, "--rw=randread", *ways, *bounds)
+
+    return Workload(
+        name=f"rand_read_{label}_{jobs}",
+        title=f"read {label} at places at random with O_DIRECT, {jobs} jobs",
+        kind="read",
+        columns=(
+            Column("megabytes", "MB/s", ".1f"),
+            Column("operations", "reads/s", ".0f"),
+            Column("half", "p50 ms", ".2f"),
+            Column("slowest", "p99 ms", ".2f"),
+            *COLUMNS[1:],
+        ),
+        measure=one_by_one(measure),
+        more_is_better=True,
+        packages=("fio",),
+    )
+
+
+_SIZES = ((4 * _KIB, "4k"), (256 * _KIB, "256k"), (1024 * _KIB, "1m"))
+
+FIO = (
+    _sequential("seq_read_4_jobs", "read a quarter of 1 GiB with each of 4 jobs", 4),
+    _sequential("seq_read_direct", "read 1 GiB with O_DIRECT, 256 KiB at a time", 1, "--direct=1"),
+    *(_random(size, label, jobs) for size, label in _SIZES for jobs in (1, 4, 16)),
+)

@@ -1,0 +1,123 @@
+"""What the benchmark is asked for, and what becomes of its results: pictures and comparisons."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import compare, plot
+from bench.command import Stage, parser, stages
+from bench.contestants import CONTESTANTS, OURS
+from bench.workloads import GROUPS, WORKLOADS
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def test_without_words_it_is_the_core_on_the_fast_server_with_everybody() -> None:
+    given = parser().parse_args([])
+    assert given.workloads == ["seq_read_1g", "seq_write_1g", "mount_to_ls", "idle_memory"]
+    assert stages(given) == [Stage("fast", tls=False)]
+    assert {OURS, *given.peers} == CONTESTANTS.keys()
+
+
+def test_names_may_be_groups_and_patterns_and_count_once() -> None:
+    given = parser().parse_args(["--workloads", "rand_read_4k_*,seq_read_1g core"])
+    assert given.workloads[:3] == ["rand_read_4k_1", "rand_read_4k_4", "rand_read_4k_16"]
+    assert given.workloads[3:] == GROUPS["core"]
+    assert parser().parse_args(["--workloads", "all"]).workloads == list(WORKLOADS)
+    assert parser().parse_args(["--peers="]).peers == []
+
+
+def test_every_shape_is_measured_with_tls_too() -> None:
+    given = parser().parse_args(["--shape=s3like,fast", "--tls"])
+    names = [stage.name for stage in stages(given)]
+    assert names == ["s3like", "s3like-tls", "fast", "fast-tls"]
+    assert stages(given)[1].title.endswith("over HTTPS")
+
+
+@pytest.mark.parametrize("words", [["--rounds=0"], ["--shape=slow"], ["--peers=fuse-s3"]])
+def test_what_makes_no_sense_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(words)
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def _results(rate: float, cpu: float, ours: float) -> dict[str, Any]:
+    """Return what report.as_json writes, with one workload and two contestants."""
+
+    def contestant(median: float, times: float) -> dict[str, Any]:
+        values = {"rate": median, "cpu": cpu}
+        samples = [{"values": {"rate": median * 0.5}}, {"values": {"rate": median * 2.0}}]
+        return {
+            "failure": "",
+            "median": values,
+            "ours_is_times_better": times,
+            "samples": samples,
+        }
+
+    workload = {
+        "title": "read something",
+        "decides": "rate",
+        "unit": "GB/s",
+        "more_is_better": True,
+        "contestants": {OURS: contestant(rate, 1.0), "s3fs": contestant(rate / ours, ours)},
+    }
+    return {
+        "machine": {"kernel": "6.1", "rounds": rate},
+        "servers": {"fast": {"script": workload}, "s3like": {}},
+    }
+
+
+def test_a_comparison_has_rates_costs_and_how_ours_stands() -> None:
+    old, new = _results(2.0, 0.8, 4.0), _results(3.0, 0.6, 2.0)
+    text = "\n".join(compare.compare(old, new))
+    assert "rounds: 2.0 -> 3.0" in text
+    assert "kernel" not in text
+    assert "fast, script: read something" in text
+    assert "fuse-s3: GB/s 2 -> 3 (+50%); CPU 0.8 -> 0.6 (-25%)" in text
+    assert "s3fs: GB/s 0.5 -> 1.5 (+200%); CPU 0.8 -> 0.6 (-25%); ours is x 4.00 -> x 2.00" in text
+
+
+def test_who_failed_is_not_compared() -> None:
+    old, new = _results(2.0, 0.8, 4.0), _results(3.0, 0.6, 2.0)
+    new["servers"]["fast"]["script"]["contestants"]["s3fs"] |= {"samples": [], "failure": "no luck"}
+    text = "\n".join(compare.compare(old, new))
+    assert "s3fs: failed, then not -> no luck" in text
+    del old["servers"]["fast"]["script"]
+    assert "script" not in "\n".join(compare.compare(old, new))
+
+
+def test_without_names_the_last_two_results_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path)]
+    assert compare.main(output) == 1
+    assert "two files" in capsys.readouterr().err
+    for number, rate in enumerate((9.0, 2.0, 3.0)):
+        (tmp_path / f"{number}.json").write_text(json.dumps(_results(rate, 1.0, 1.0)))
+    assert compare.main(output) == 0
+    assert "GB/s 2 -> 3 (+50%)" in capsys.readouterr().out
+    assert compare.main([str(tmp_path / "0.json"), str(tmp_path / "2.json")]) == 0
+    assert "GB/s 9 -> 3 (-67%)" in capsys.readouterr().out
+
+
+def test_bars_are_as_long_as_medians_with_the_range_of_the_samples() -> None:
+    workload = _results(2.0, 1.0, 4.0)["servers"]["fast"]["script"]
+    assert plot.bars(workload) == [(OURS, 2.0, 1.0, 2.0), ("s3fs", 0.5, 0.25, 0.5)]
+
+
+def test_every_server_with_results_has_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(_results(2.0, 1.0, 4.0)))
+    assert "PNG" in plot.draw(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == [
+        "result-fast.png",
+        "result-fast.svg",
+        "result.json",
+    ]
+    picture = (tmp_path / "result-fast.svg").read_text()
+    assert "<svg" in picture
+    assert (tmp_path / "result-fast.png").read_bytes().startswith(b"\x89PNG")
