@@ -50,20 +50,15 @@ def test_a_file_is_what_the_object_says(file: Node) -> None:
     )
 
 
-def test_a_directory_without_an_object_is_from_when_it_was_mounted(file: Node) -> None:
+@pytest.mark.parametrize("marker", [None, INFO])
+def test_a_directory_is_from_when_it_was_mounted(file: Node, marker: ObjectInfo | None) -> None:
     assert file.parent is not None
+    file.parent.info = marker
     found = OWNERSHIP.of(file.parent, NOW)
     assert found.mode == stat.S_IFDIR | 0o751
     assert (found.nlink, found.size) == (2, 0)
     assert found.mtime == found.ctime == found.atime == 1_600_000_000 * SECOND
     assert found.ino == inode_number("dir/")
-
-
-def test_a_directory_with_a_marker_has_its_time_and_not_its_size(file: Node) -> None:
-    assert file.parent is not None
-    file.parent.info = INFO
-    found = OWNERSHIP.of(file.parent, NOW)
-    assert (found.size, found.mtime) == (0, INFO.mtime)
 
 
 def test_the_root_is_inode_1(nodes: Nodes) -> None:

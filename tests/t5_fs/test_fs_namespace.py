@@ -33,7 +33,7 @@ async def test_files_directories_and_nothing() -> None:
     async with tree({"file": b"12345", "d/x": b"", "marked/": b""}) as t:
         assert (await t.lookup(ROOT_ID, "file")).attributes.size == 5
         assert (await t.lookup(ROOT_ID, "d")).node.is_directory
-        assert (await t.lookup(ROOT_ID, "marked")).node.info is not None
+        assert (await t.lookup(ROOT_ID, "marked")).node.is_directory
         assert not await t.exists("nothing")
         assert await _errno(t.walk("file/x")) == errno.ENOTDIR
         assert await _errno(t.lookup(4711, "x")) == errno.ESTALE

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterable
 
 import pytest
 
@@ -151,3 +152,113 @@ async def test_an_empty_directory_is_known_to_be_empty() -> None:
         assert await t.list("d") == {}
         assert not await t.exists("d/x")
         assert asked(t) == []
+
+
+# -- names one by one -----------------------------------------------------------------------------
+
+
+async def look_at(t: Tree, names: Iterable[str]) -> None:
+    """Look names up in `d`, whether they are there or not."""
+    for name in names:
+        await t.exists(f"d/{name}")
+
+
+@on_loop()
+async def test_going_through_a_directory_name_by_name_costs_a_listing() -> None:
+    async with tree({f"d/{number}": b"" for number in range(0, 100, 2)}) as t:
+        await t.walk("d")
+        t.store.requests.clear()
+        await look_at(t, map(str, range(100)))
+        assert sorted(asked(t)) == ["HeadObject"] * 2 + ["ListObjectsV2"] * 3
+        # and again when that is out of date, but not for a name now and then
+        await asyncio.sleep(LIFETIME)
+        await t.walk("d")
+        t.store.requests.clear()
+        await look_at(t, map(str, range(100)))
+        assert asked(t) == ["ListObjectsV2"]
+        for number in range(5):
+            await asyncio.sleep(LIFETIME + 0.1)
+            await t.walk("d")
+            t.store.requests.clear()
+            await look_at(t, [str(number)])
+            assert sorted(asked(t)) == ["HeadObject", "ListObjectsV2"]
+
+
+@on_loop()
+async def test_those_who_come_together_share_the_listing() -> None:
+    async with tree({f"d/{number}": b"" for number in range(100)}) as t:
+        await t.walk("d")
+        t.store.requests.clear()
+        await asyncio.gather(*(t.exists(f"d/{number}") for number in range(100)))
+        assert sorted(asked(t)) == ["HeadObject"] * 2 + ["ListObjectsV2"] * 3
+
+
+@on_loop()
+async def test_a_large_directory_is_not_listed_for_each_name() -> None:
+    async with tree(FILES) as t:
+        t.store.page_max = PAGE
+        await t.walk("d")
+        t.store.requests.clear()
+        await look_at(t, (f"{number:03}" for number in range(COUNT)))
+        # Two alone; a page brings those up to its last, which it does not; then each alone.
+        assert t.store.count("ListObjectsV2") == t.store.count("HeadObject") + 1
+        assert t.store.count("HeadObject") == COUNT - (PAGE - 1 - 2)
+
+
+@on_loop()
+async def test_a_listing_that_fails_is_nobodys_failure() -> None:
+    async with tree({f"d/{number}": b"" for number in range(10)}) as t:
+        await look_at(t, ["0", "1"])
+        t.store.fail("list_page", nth=1)
+        assert await t.exists("d/2")
+        t.store.mend()
+        assert await t.exists("d/3")
+        assert not await t.exists("d/x")
+
+
+@on_loop()
+async def test_without_a_lifetime_nothing_is_listed_ahead() -> None:
+    async with tree({f"d/{number}": b"" for number in range(10)}, lifetime=0.0) as t:
+        await look_at(t, map(str, range(10)))
+        assert t.store.count("HeadObject") == 2 * 10
+
+
+@on_loop()
+async def test_filling_a_new_directory_costs_what_is_put_into_it() -> None:
+    async with tree({"x": b""}) as t:
+        await t.mkdir("d")
+        t.store.requests.clear()
+        for number in range(20):
+            await t.put(f"d/{number}", b"1")
+        await t.mkdir("d/e")
+        assert asked(t) == ["PutObject"] * 21
+        await asyncio.sleep(LIFETIME)
+        t.store.write("d/theirs", b"1")
+        assert await t.exists("d/theirs")
+
+
+@on_loop()
+async def test_a_new_directory_is_not_believed_empty_longer_than_its_absence() -> None:
+    async with tree({"x": b""}) as t:
+        assert not await t.exists("d")
+        await asyncio.sleep(LIFETIME * 0.75)
+        await t.mkdir("d")
+        t.store.write("d/theirs", b"1")
+        assert not await t.exists("d/theirs")
+        await asyncio.sleep(LIFETIME * 0.25)
+        assert await t.exists("d/theirs")
+
+
+@on_loop()
+async def test_many_who_write_into_one_directory_do_not_ask_for_each_name() -> None:
+    """Changes are under way all the time, and a listing is still believed for other names."""
+    async with tree({"d/": b""}) as t:
+
+        async def write(begin: int) -> None:
+            for number in range(begin, begin + 20):
+                await t.put(f"d/{number}", b"1")
+
+        await asyncio.gather(*(write(100 * number) for number in range(16)))
+        assert t.store.count("PutObject") == 320
+        assert len(asked(t)) <= 320 + 10
+        assert len(await t.list("d")) == 320

@@ -207,6 +207,12 @@ class Metadata:
         """Drop what is known of a name; answers older than a change of it do not count from now."""
         directory.forgotten = max(directory.forgotten, directory.names.pop(name).change)
 
+    def learn_empty(self, key: str, until: float, changes: int) -> None:
+        """Remember that there is nothing in a directory, on the same condition."""
+        columns = Columns(key)
+        columns.hear(until)
+        self.learn_listing(key, columns, changes, complete=True)
+
     def _is_better(self, directory: _Directory, columns: Columns) -> bool:
         """Tell whether what is remembered already says more than the beginning of a listing."""
         old = directory.columns
@@ -216,6 +222,10 @@ class Metadata:
             and old.newest > self._clock()
             and (directory.complete or directory.rows >= len(columns))
         )
+
+    def now(self) -> float:
+        """Return the time that lifetimes are counted in, in seconds."""
+        return self._clock()
 
     def until(self) -> float:
         """Return until when what is heard now is believed."""

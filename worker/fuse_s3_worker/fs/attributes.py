@@ -44,15 +44,17 @@ class Ownership(NamedTuple):
     gid: int
     file_mode: int
     dir_mode: int
-    mounted_at: int  # nanoseconds: the time of directories that have no object of their own
+    mounted_at: int  # nanoseconds: the time of directories
 
     def of(self, node: "Node", now: float) -> Attributes:
         """Return the attributes of `node` at `now` (monotonic seconds)."""
         kind, mode = stat.S_IFREG, self.file_mode
         if node.is_directory:
             kind, mode = stat.S_IFDIR, self.dir_mode
-        mtime = node.info.mtime if node.info else self.mounted_at
-        size = node.info.size if node.info and not node.is_directory else 0
+        # Of a directory, a listing tells neither the time nor the size of its marker.
+        info = None if node.is_directory else node.info
+        mtime = info.mtime if info else self.mounted_at
+        size = info.size if info else 0
         if node.upload is not None and node.upload.failed is None:
             size, mtime = node.upload.size, node.upload.mtime
         found = Attributes(

@@ -131,7 +131,12 @@ class Listing:
             self._next.cancel()
             self._next = None
 
-    async def _fetch_page(self) -> None:
+    async def first_page(self) -> None:
+        """Fetch one page and no more: it tells whether the directory is small."""
+        async with self._turn:
+            await self._fetch_page(ahead=False)
+
+    async def _fetch_page(self, *, ahead: bool = True) -> None:
         task = self._next or self._ask(None)
         self._next = task
         try:
@@ -142,7 +147,7 @@ class Listing:
             self._next = None
             raise
         # The next page is asked for while the program looks at this one.
-        self._next = self._ask(page.token) if page.token is not None else None
+        self._next = self._ask(page.token) if ahead and page.token is not None else None
         self._take(page, until)
         complete = page.token is None
         self._metadata.learn_listing(self._key, self._rows, self._changes, complete=complete)

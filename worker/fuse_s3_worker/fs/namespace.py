@@ -81,32 +81,36 @@ class Namespace:
             FileSystemError: EEXIST.
             StoreError: the marker cannot be written.
         """
-        parent, text = await self._vacant(parent_id, name)
-        node = self._core.nodes.child(parent, text, directory=True)
+        core = self._core
+        parent, text, vacant_until = await self._vacant(parent_id, name)
+        node = core.nodes.child(parent, text, directory=True)
+        changes = core.metadata.changes(node.key)
         try:
             await self._write_marker(node)
         except BaseException:
-            self._core.nodes.drop_unused(node)
+            core.nodes.drop_unused(node)
             raise
-        return self._core.found(node)
+        # Whoever makes a directory mostly fills it next, and would ask for each name first.
+        core.metadata.learn_empty(node.key, vacant_until, changes)
+        return core.found(node)
 
     async def mknod(self, parent_id: int, name: bytes) -> Found:
         """Make an empty file."""
         core = self._core
-        parent, text = await self._vacant(parent_id, name)
+        parent, text, _ = await self._vacant(parent_id, name)
         info = await core.store.put(parent.key + text, _EMPTY)
         core.metadata.change(parent.key, text, Entry.file(info))
         return core.found(core.settle(parent, text, Entry.file(info)))
 
-    async def _vacant(self, parent_id: int, name: bytes) -> tuple[Node, str]:
-        """Return a place for a new node, after checking that it is free."""
+    async def _vacant(self, parent_id: int, name: bytes) -> tuple[Node, str, float]:
+        """Return a place for a new node that is free, and until when that is believed."""
         core = self._core
         parent = core.directory(parent_id)
         text = core.name(parent, name)
-        taken = core.local(parent, text) is not None
-        if taken or (await core.look(parent, text)).entry is not None:
+        known = None if core.local(parent, text) else await core.look(parent, text)
+        if known is None or known.entry is not None:
             raise FileSystemError(errno.EEXIST, f"{parent.key + text!r} exists")
-        return parent, text
+        return parent, text, core.metadata.now() + known.seconds_left
 
     async def _write_marker(self, node: Node) -> ObjectInfo:
         info = await self._core.store.put(node.key, _EMPTY, content_type=_DIRECTORY_TYPE)
