@@ -194,15 +194,41 @@ async def test_those_who_come_together_share_the_listing() -> None:
 
 
 @on_loop()
-async def test_a_large_directory_is_not_listed_for_each_name() -> None:
+async def test_a_directory_of_several_pages_is_listed_when_that_pays() -> None:
+    """Pages that do not lead to the end are no more than a quarter of what is asked alone."""
     async with tree(FILES) as t:
         t.store.page_max = PAGE
         await t.walk("d")
+        for _ in range(3):
+            t.store.requests.clear()
+            for number in range(COUNT):
+                await t.exists(f"d/absent{number}")
+                await settle()
+            alone = t.store.count("HeadObject")
+            assert t.store.count("ListObjectsV2") - alone <= alone / 4 + 1
+        # By now it is known how many pages there are, and that so many names are asked for.
         t.store.requests.clear()
-        await look_at(t, (f"{number:03}" for number in range(COUNT)))
-        # Two alone; a page brings those up to its last, which it does not; then each alone.
-        assert t.store.count("ListObjectsV2") == t.store.count("HeadObject") + 1
-        assert t.store.count("HeadObject") == COUNT - (PAGE - 1 - 2)
+        await asyncio.sleep(LIFETIME)
+        await t.walk("d")
+        for number in range(COUNT):
+            await t.exists(f"d/{number:03}")
+            await settle()
+        assert t.store.count("HeadObject") < 20
+        assert t.store.count("ListObjectsV2") < 20 + PAGES
+
+
+@on_loop()
+async def test_a_huge_directory_is_not_listed_for_single_names() -> None:
+    async with tree(FILES) as t:
+        t.store.page_max = 2
+        await t.walk("d")
+        t.store.requests.clear()
+        for number in range(500):
+            await t.exists(f"d/absent{number}")
+            await settle()
+        alone = t.store.count("HeadObject")
+        assert alone > 450
+        assert t.store.count("ListObjectsV2") - alone == 1 + 2 + 4 + 8 + 16
 
 
 @on_loop()

@@ -131,8 +131,8 @@ class Listing:
             self._next.cancel()
             self._next = None
 
-    async def first_page(self) -> None:
-        """Fetch one page and no more: it tells whether the directory is small."""
+    async def next_page(self) -> None:
+        """Fetch a page and none ahead."""
         async with self._turn:
             await self._fetch_page(ahead=False)
 

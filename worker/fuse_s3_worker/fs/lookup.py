@@ -7,7 +7,8 @@ together share one pair of requests.
 
 A program that goes through a directory name by name, as one that unpacks into it does, would make
 two requests for each. After a few names the directory is listed instead, which tells of all names
-at once; unless that takes more than a page.
+at once. A directory of several pages is listed when so many names were asked for that pages are no
+more than a quarter of them in all, and meanwhile names are asked for as before.
 """
 
 import asyncio
@@ -23,7 +24,8 @@ from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 __all__ = ["Resolver"]
 
 _NAMES_FIRST = 2  # names of a directory that are asked for before it is listed
-_LARGE_FOR = 60.0  # seconds for which a directory of many pages is not tried again
+_NAMES_A_PAGE = 8
+_PAGES_MAX = 16  # of a larger directory, too much would be out of date before it is used
 _DIRECTORIES_MAX = 1_000
 
 
@@ -45,16 +47,16 @@ class _Asked:
     Attributes:
         count: in a row, with no more than a lifetime between them.
         last: when the last time was.
-        large_until: until when the directory is taken for too large.
+        pages: at least so many has the directory, as far as is known.
         listing: the listing that is under way.
     """
 
-    __slots__ = ("count", "large_until", "last", "listing")
+    __slots__ = ("count", "last", "listing", "pages")
 
     def __init__(self) -> None:
         self.count = 0
         self.last = -math.inf
-        self.large_until = -math.inf
+        self.pages = 1
         self.listing: asyncio.Task[None] | None = None
 
 
@@ -97,16 +99,18 @@ class Resolver:
 
     async def _find(self, directory_key: str, name: str) -> Known:
         """Ask for a name, or for all names of its directory."""
-        if (asked := self._worth_listing(directory_key)) is not None:
-            if asked.listing is None:
-                asked.listing = asyncio.create_task(self._list(directory_key, asked))
+        asked = self._note(directory_key)
+        if asked.listing is None and self._worth_listing(asked):
+            asked.listing = asyncio.create_task(self._list(directory_key, asked))
+        if asked.listing is not None and asked.pages == 1:
             # Whoever waits may be interrupted, and another one may be waiting, too.
             await asyncio.shield(asked.listing)
             if (known := self.known(directory_key, name)) is not None:
                 return known
         return await self._ask(directory_key, name)
 
-    def _worth_listing(self, directory_key: str) -> _Asked | None:
+    def _note(self, directory_key: str) -> _Asked:
+        """Count a name of a directory that is not known."""
         now, lifetime = self._metadata.now(), self._metadata.lifetime
         asked = self._asked.setdefault(directory_key, _Asked())
         self._asked.move_to_end(directory_key)
@@ -114,19 +118,24 @@ class Resolver:
             self._asked.popitem(last=False)
         asked.count = asked.count + 1 if now - asked.last <= lifetime else 1
         asked.last = now
-        worth = lifetime > 0 and asked.count > _NAMES_FIRST and now >= asked.large_until
-        return asked if worth else None
+        return asked
+
+    def _worth_listing(self, asked: _Asked) -> bool:
+        if self._metadata.lifetime <= 0 or asked.pages > _PAGES_MAX:
+            return False
+        return asked.count > (_NAMES_FIRST if asked.pages == 1 else asked.pages * _NAMES_A_PAGE)
 
     async def _list(self, directory_key: str, asked: _Asked) -> None:
-        """Learn what a page tells of a directory."""
+        """Learn what as many pages tell of a directory as it was taken for."""
         listing = Listing(self._store, self._metadata, directory_key, _NothingLocal())
         try:
-            await listing.first_page()
+            fetched = 0
+            while fetched < asked.pages and not listing.complete:
+                await listing.next_page()
+                fetched += 1
+            asked.pages = fetched if listing.complete else fetched * 2
         except StoreError:
             pass  # who asks for a name alone is told why
-        else:
-            if not listing.complete:
-                asked.large_until = self._metadata.now() + _LARGE_FOR
         finally:
             listing.close()
             asked.listing = None
