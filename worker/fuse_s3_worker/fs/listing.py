@@ -137,8 +137,7 @@ class Listing:
             await self._fetch_page(ahead=False)
 
     async def _fetch_page(self, *, ahead: bool = True) -> None:
-        task = self._next or self._ask(None)
-        self._next = task
+        task = self._next = self._next or asyncio.create_task(self._receive())
         try:
             page, until = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -147,17 +146,14 @@ class Listing:
             self._next = None
             raise
         # The next page is asked for while the program looks at this one.
-        self._next = self._ask(page.token) if ahead and page.token is not None else None
+        self._token, self._next = page.token, None
+        if ahead and page.token is not None:
+            self._next = asyncio.create_task(self._receive())
         self._take(page, until)
         complete = page.token is None
         self._metadata.learn_listing(self._key, self._rows, self._changes, complete=complete)
         if complete:
             self._finish()
-
-    def _ask(self, token: str | None) -> asyncio.Task[tuple[ListPage, float]]:
-        if token is not None:
-            self._token = token
-        return asyncio.create_task(self._receive())
 
     async def _receive(self) -> tuple[ListPage, float]:
         """Return a page and until when it is believed, which may be long before it is read."""
