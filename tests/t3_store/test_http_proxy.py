@@ -1,7 +1,9 @@
 """Proxies: what the environment says, whole URLs for http, tunnels for https."""
 
+import asyncio
 import base64
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -232,6 +234,26 @@ def test_a_refused_tunnel(said: bytes, expected: str, loop: str) -> None:
             assert text.startswith(f"cannot connect to {where}: ")
             assert expected in text
             assert not any(secret in text for secret in SECRETS)
+
+    run(main(), loop)
+
+
+@every_loop
+def test_a_refused_tunnel_is_closed(loop: str) -> None:
+    """Else each attempt would leave a socket behind, and a proxy that waits for its end."""
+    closed = threading.Event()
+
+    def talk(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        peer.wait_closed()
+        closed.set()
+
+    async def main() -> None:
+        with RawServer(talk) as proxy:
+            with pytest.raises(ConnectError):
+                await through(proxy).connect()
+            assert await asyncio.to_thread(closed.wait, 10.0)
 
     run(main(), loop)
 

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import pytest
@@ -175,6 +176,18 @@ def test_a_copied_part_names_source_range_and_version() -> None:
     assert request.headers["x-amz-copy-source-if-match"] == '"e"'
     assert request.query == {"partNumber": "4", "uploadId": "u1"}
     assert (request.method, request.body) == ("PUT", b"")
+
+
+def test_an_access_point_is_named_as_the_source_by_its_arn() -> None:
+    """API: UploadPartCopy, x-amz-copy-source."""
+
+    async def main() -> None:
+        bucket = "arn:aws:s3:us-west-2:123456789012:accesspoint/my-point"
+        source = make_store("", bucket=bucket)._copy_source("a b")
+        assert unquote(source) == f"{bucket}/object/a b"
+        assert quote(unquote(source), safe="/") == source
+
+    run(main())
 
 
 def test_a_copied_part_of_a_source_without_an_etag_has_no_condition() -> None:

@@ -174,6 +174,18 @@ def test_the_endpoint_of_the_environment(
     assert len(server.requests) == 1
 
 
+def test_the_endpoint_of_the_environment_beside_a_password_file(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    run(opened("", {"passwd_file": PASSWD}))
+    assert len(server.requests) == 1
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    run(opened("", {"passwd_file": PASSWD}))
+    assert len(server.requests) == 2, "the one that is for S3 counts for more"
+
+
 def test_https_with_a_bundle() -> None:
     pair = certificate()
     with RawServer.answering(lambda _: PAGE, tls=pair) as server:

@@ -145,6 +145,20 @@ def test_a_refusal_that_leads_nowhere_is_the_answer(refusal: bytes) -> None:
     run(main())
 
 
+def test_a_host_that_names_itself_in_other_words_leads_nowhere() -> None:
+    async def main() -> None:
+        with RawServer.answering(
+            lambda _: wrong(307, "TemporaryRedirect", location=here)
+        ) as server:
+            here = f"http://LOCALHOST:{server.port}/"
+            with pytest.raises(StoreError) as caught:
+                await make_store(here.lower(), patience=PERSISTENT).list_page("")
+            assert caught.value.fault is Fault.WRONG_REGION
+            assert len(server.requests) == 1
+
+    run(main())
+
+
 def test_nothing_leads_from_https_to_http() -> None:
     target = Target(Endpoint("https", "bucket.s3.example", 443), "/", "us-east-1")
     with pytest.raises(StoreError, match=r"a redirect to http://evil.example is not followed"):

@@ -8,6 +8,7 @@ import pytest
 from fuse_s3_worker.config.units import MIB, TIB
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.transfer import upload as upload_module
+from fuse_s3_worker.transfer.partsize import largest_object
 from support.pattern import pattern
 from support.virtualtime import on_loop, run, settle
 from support.writing import KEY, PART, append, write, writing
@@ -201,6 +202,16 @@ async def test_no_object_is_larger_than_5_tib() -> None:
             await upload.truncate(5 * TIB + 1)
 
 
+@pytest.mark.parametrize(("budget", "largest"), [(32, 8), (33, 8), (100, 25), (256, 64)])
+def test_a_part_has_a_quarter_of_the_memory_at_most(budget: int, largest: int) -> None:
+    async def body() -> None:
+        async with writing(budget=budget * MIB) as w:
+            assert w.uploads.largest_part == largest * MIB
+            assert w.uploads.size_limit == largest_object(PART, largest * MIB)
+
+    run(body())
+
+
 @on_loop()
 async def test_what_memory_does_not_allow_is_refused_in_time() -> None:
     async with writing(budget=32 * MIB) as w:
@@ -233,6 +244,20 @@ async def test_a_small_object_is_fetched_back_to_be_changed() -> None:
         await upload.truncate(3)
         await upload.commit()
         assert w.stored() == b"012"
+
+
+@pytest.mark.parametrize("size", [1, PART - 1, PART])
+def test_what_fits_into_one_part_is_fetched_back_and_not_copied(size: int) -> None:
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(pattern(size)))
+            await append(upload, b"more")
+            await upload.commit()
+            assert w.stored() == pattern(size) + b"more"
+            assert w.store.count("GetObject") == 1
+            assert w.store.count("UploadPartCopy") == 0
+
+    run(body())
 
 
 @on_loop()

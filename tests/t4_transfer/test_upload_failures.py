@@ -335,6 +335,27 @@ def test_nothing_waits_for_memory_without_end(what: str) -> None:
 
 
 @on_loop()
+async def test_a_write_across_parts_waits_for_memory_in_between() -> None:
+    """It goes on where it was, with the beginning of it on its way already."""
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin(w.base(pattern(PART - 100)))
+        taken = w.pool.available - PART
+        assert w.pool.charge_nowait(taken)
+        w.store.hold("upload_part")
+        data = memoryview(pattern(300_000, seed=2))
+        assert upload.write_nowait(PART - 100, data) == 0
+        writer = asyncio.create_task(upload.write(PART - 100, data))
+        await settle()
+        assert w.store.most_under_way["upload_part"] == 1
+        assert not writer.done()
+        w.store.let_go("upload_part")
+        await writer
+        await upload.commit()
+        assert w.stored() == pattern(PART - 100) + data
+        w.pool.uncharge(taken)
+
+
+@on_loop()
 async def test_under_pressure_parts_are_sent_early() -> None:
     async with writing(budget=32 * MIB, first_part=PART) as w:
         idle = [w.begin(key=f"{number}") for number in range(5)]

@@ -9,7 +9,7 @@ import pytest
 from fuse_s3_worker.errors import Fault, ServeError, StoreError
 from fuse_s3_worker.fs import namespace
 from fuse_s3_worker.fs.nodes import ROOT_ID
-from support.tree import Tree, tree
+from support.tree import LIFETIME, Tree, tree
 from support.virtualtime import on_loop, settle
 
 REFUSED = StoreError(Fault.FORBIDDEN, "no")
@@ -65,6 +65,21 @@ async def _keeps_pages(t: Tree, path: str) -> bool:
     await t.read(opened.handle)
     await t.close(opened.handle)
     return opened.keep_cache
+
+
+@on_loop()
+async def test_pages_of_a_version_that_was_found_while_reading_are_kept() -> None:
+    async with tree({"file": b"old"}) as t:
+        handle = await t.open("file")
+        t.store.write("file", b"newer")
+        assert await t.read(handle) == b"newer"
+        assert await _keeps_pages(t, "file")
+        t.store.write("file", b"the newest")
+        await asyncio.sleep(LIFETIME)
+        # They are not those of what comes then: who reads that has another node.
+        newest = await t.open("file")
+        assert t.handles[newest] != t.handles[handle]
+        assert await t.read(newest) == b"the newest"
 
 
 @on_loop()

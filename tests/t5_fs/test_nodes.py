@@ -129,6 +129,7 @@ def test_inode_numbers(a: str, b: str) -> None:
 def test_an_inode_number_is_the_same_in_every_mount() -> None:
     """Programs remember it: this is BLAKE2b-64 of the key, with a bit set."""
     assert inode_number("dir/file") == 14_488_985_120_679_024_803
+    assert inode_number("dir/other") == 6_197_517_466_067_847_238
 
 
 class NodesMachine(RuleBasedStateMachine):

@@ -151,6 +151,14 @@ def test_every_contestant_mounts_the_same_bucket_of_the_same_server(tmp_path: Pa
         assert (tmp_path / "passwd").stat().st_mode & 0o077 == 0
 
 
+def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
+    setting = Setting("https://127.0.0.1:1", "some-bucket", tmp_path / "mnt", tmp_path)
+    for row in CONTESTANTS.values():
+        plain, trusting = row.prepare(setting), row.prepare(setting._replace(ca=tmp_path / "ca"))
+        assert trusting == plain | {row.ca_variable: str(tmp_path / "ca")}
+        assert row.ca_variable not in plain
+
+
 def test_who_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCLONE", "/nowhere/rclone")
     assert CONTESTANTS["rclone"].missing() == "rclone is not installed"

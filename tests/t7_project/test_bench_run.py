@@ -58,7 +58,8 @@ def _left(scratch: Path) -> list[str]:
 def test_a_small_run_measures_checks_reports_and_leaves_nothing(tmp_path: Path) -> None:
     names = ["seq_read_1g", "seq_write_1g", "mount_to_ls"]
     command = _command(tmp_path, "--rounds=2", "--peers=", "--workloads", " ".join(names))
-    document, output = _run(command, tmp_path)
+    servers, output = _run(command, tmp_path)
+    document = servers["fast"]
     assert list(document) == names
     requests = {}
     for name in names:
@@ -72,20 +73,51 @@ def test_a_small_run_measures_checks_reports_and_leaves_nothing(tmp_path: Path) 
     assert requests["mount_to_ls"]["ListObjectsV2"] >= 1
 
 
+@pytest.mark.mount
+@pytest.mark.usefixtures("product")
+def test_every_kind_of_workload_measures(tmp_path: Path) -> None:
+    names = ["seq_read_direct", "rand_read_4k_4", "small_read", "small_write", "ls_l_nested_1k"]
+    names += ["find_flat_1k", "stat_storm", "first_byte", "backward", "strided", "parquet"]
+    words = ["--rounds=1", "--peers=", "--seconds=0.2", "--workloads", ",".join(names)]
+    document, _ = _run(_command(tmp_path, *words), tmp_path)
+    assert sorted(document["fast"]) == sorted(names)
+    for name, workload in document["fast"].items():
+        result = workload["contestants"][OURS]
+        assert (name, result["failure"]) == (name, "")
+        (sample,) = result["samples"]
+        assert sample["values"][workload["decides"]] > 0
+        assert sample["requests"]
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("product")
+def test_a_slow_server_is_measured_with_tls_too(tmp_path: Path) -> None:
+    words = ["--rounds=1", "--workloads=seq_read_1g", "--peers="]
+    document, output = _run(_command(tmp_path, *words, "--shape=s3like", "--tls"), tmp_path)
+    assert list(document) == ["s3like", "s3like-tls"]
+    assert "over HTTPS ==" in output
+    for workloads in document.values():
+        contestants = workloads["seq_read_1g"]["contestants"]
+        assert {name: row["failure"] for name, row in contestants.items()} == dict.fromkeys(
+            (OURS, "bare socket", "tmpfs"), ""
+        )
+
+
 @pytest.mark.long
 @pytest.mark.mount
 @pytest.mark.usefixtures("product")
 def test_everybody_in_everything(tmp_path: Path) -> None:
-    document, _ = _run(_command(tmp_path, "--rounds=1"), tmp_path)
-    assert list(document) == list(WORKLOADS)
-    for name, workload in document.items():
+    words = ["--rounds=1", "--seconds=0.2", "--workloads=all"]
+    document, _ = _run(_command(tmp_path, *words), tmp_path)
+    assert list(document["fast"]) == list(WORKLOADS)
+    for name, workload in document["fast"].items():
         assert {OURS, "s3fs", "rclone"} <= workload["contestants"].keys()
         for result in workload["contestants"].values():
             assert (name, result["failure"]) == (name, "")
 
 
 def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
-    """Run the benchmark; return its JSON's workloads and its output."""
+    """Run the benchmark; return its JSON's servers and its output."""
     environment = _environment(scratch)
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=environment, timeout=280
@@ -93,8 +125,8 @@ def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
     assert (done.returncode, done.stderr) == (0, "")
     assert _left(scratch) == []
     (path,) = (scratch / "results").glob("*.json")
-    workloads: dict[str, Any] = json.loads(path.read_text())["servers"]["fast"]
-    return workloads, done.stdout
+    servers: dict[str, Any] = json.loads(path.read_text())["servers"]
+    return servers, done.stdout
 
 
 @pytest.mark.mount
