@@ -14,9 +14,10 @@ from fuse_s3_worker.store.types import Body, MultipartUpload, PartResult
 from support.rawserver import Answer, End, RawServer, Request, certificate, reply
 from support.storekit import ONCE, PERSISTENT, caller_of, make_store, run, signature_is_right
 
+DATE = "Fri, 14 Feb 2025 09:00:00 GMT"
 HEAD_OK = (
     b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "e"\r\n'
-    b"Last-Modified: Fri, 14 Feb 2025 09:00:00 GMT\r\n\r\n"
+    b"Last-Modified: " + DATE.encode() + b"\r\n\r\n"
 )
 PUT_OK = reply(200, etag='"e"')
 UPLOAD = MultipartUpload("k", "u/1+2=")
@@ -220,6 +221,16 @@ def test_only_what_carries_data_waits_behind_metadata(monkeypatch: pytest.Monkey
     carries_data = [len(request.body) > 0 and request.method == "PUT" for request in sent()]
     assert sum(carries_data) == 2
     assert given == [not data for data in carries_data]
+
+
+@pytest.mark.parametrize("length", ["", "content-length: many\r\n", "content-length: -1\r\n"])
+def test_an_object_without_a_size_is_none(length: str) -> None:
+    """Its size would be taken for 0, and a program would read an empty file."""
+    head = f'HTTP/1.1 200 OK\r\n{length}etag: "e"\r\nlast-modified: {DATE}\r\n\r\n'
+    failure = fault_of([Answer(head.encode(), End.CLOSE)])
+    assert failure.fault in {Fault.BAD_REPLY, Fault.UNREACHABLE}
+    if not length:
+        assert str(failure) == "HEAD of 'k' tells no size"
 
 
 # -- removing --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ async def test_streams_that_read_share_the_window_and_those_that_rest_do_not() -
 @on_loop()
 async def test_reading_ahead_leaves_room_for_those_who_wait() -> None:
     async with reading(budget=16 * BLOCK) as s:
-        streams = [s.open() for _ in range(10)]
+        streams = [s.open() for _ in range(20)]
         for number in range(3):
             for stream in streams:
                 await s.read_now(stream, number * BLOCK, BLOCK)
@@ -198,9 +198,12 @@ async def test_what_was_taken_away_is_read_ahead_again() -> None:
         for block in [await s.pool.take() for _ in range(16)]:
             s.pool.give_back(block)
         asked = len(s.asked)
-        for number in range(8, 12):
-            await s.read_now(stream, number * BLOCK, BLOCK)
+        await s.read_now(stream, 8 * BLOCK, BLOCK)
         await settle()
+        for number in range(9, 12):
+            unique = s.read(stream, number * BLOCK, BLOCK)
+            assert unique in s.answers  # it is here already
+            await settle()
         assert max(end for _, end in s.asked[asked:]) > 13 * BLOCK
 
 
