@@ -77,6 +77,7 @@ async def test_pages_of_a_version_that_was_found_while_reading_are_kept() -> Non
         t.store.write("file", b"the newest")
         await asyncio.sleep(LIFETIME)
         # They are not those of what comes then: who reads that has another node.
+        assert (await t.lookup(ROOT_ID, "file")).attributes.size == len(b"the newest")
         newest = await t.open("file")
         assert t.handles[newest] != t.handles[handle]
         assert await t.read(newest) == b"the newest"
