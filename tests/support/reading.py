@@ -35,6 +35,7 @@ class Reading:
 
     Attributes:
         reopened: how often today's version was looked for.
+        times_outdated: how often it was said that there is another one.
     """
 
     def __init__(self, size: int, budget: int, connections: int) -> None:
@@ -45,6 +46,7 @@ class Reading:
         self.answers = Answers()
         self.streams: list[ReadStream] = []
         self.reopened = 0
+        self.times_outdated = 0
         self.uniques = 0
 
     @property
@@ -63,13 +65,18 @@ class Reading:
         assert stored is not None
         return stored.info
 
-    async def _reopen(self) -> ObjectInfo:
+    async def reopen(self) -> ObjectInfo:
+        """Return today's version (transfer.readstream.Source)."""
         self.reopened += 1
         return await self.store.head(KEY)
 
+    def outdated(self) -> None:
+        """Count (transfer.readstream.Source)."""
+        self.times_outdated += 1
+
     def open(self) -> ReadStream:
         """Open the file once more."""
-        stream = self.readers.open(self.info(), self.answers, self._reopen)
+        stream = self.readers.open(self.info(), self.answers, self)
         self.streams.append(stream)
         return stream
 

@@ -493,7 +493,7 @@ async def test_a_late_failure_of_the_old_version_does_not_reach_reads_of_the_new
         async def reopen() -> ObjectInfo:
             return await woken
 
-        stream._reopen = reopen
+        s.reopen = reopen  # type: ignore[method-assign]
         old = s.arrival(20 * BLOCK)
         s.arrival(0).fail(replaced)
         await settle()
@@ -518,7 +518,7 @@ async def test_what_finding_the_new_version_raises_is_told() -> None:
         async def reopen() -> ObjectInfo:
             raise FileSystemError(errno.ESTALE, "it is a directory now")
 
-        stream._reopen = reopen
+        s.reopen = reopen  # type: ignore[method-assign]
         unique = s.read(stream, 0, 10)
         await settle()
         assert s.answers.errnos == {unique: errno.ESTALE}

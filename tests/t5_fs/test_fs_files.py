@@ -257,6 +257,34 @@ async def test_reopening_after_somebody_else_has_read_is_refused() -> None:
 
 
 @on_loop()
+async def test_who_opens_a_file_anew_that_was_found_replaced_gets_the_new_version_at_once() -> None:
+    async with tree({"file": pattern(4 * MIB)}) as t:
+        old = await t.open("file")
+        await t.read(old, 0, MIB)
+        t.store.write("file", b"new")
+        with pytest.raises(StoreError) as stale:
+            await t.read(old, 3 * MIB, MIB)
+        assert stale.value.errno == errno.ESTALE
+        assert await t.read_all("file") == b"new"  # although the lifetime is not over
+        assert (await t.stat("file")).size == 3
+
+
+@on_loop()
+async def test_the_longest_key_is_found_written_and_removed_alone() -> None:
+    parent = "/".join(["d" * 200] * 5)  # 1004 bytes
+    name = "n" * 19
+    assert len(f"{parent}/{name}") == 1024
+    async with tree({f"{parent}/{name}": b"old"}) as t:
+        assert await t.read_all(f"{parent}/{name}") == b"old"
+        await t.put(f"{parent}/{name}", b"new")
+        assert t.store.read(f"{parent}/{name}") == b"new"
+        await t.unlink(f"{parent}/{name}")
+        with pytest.raises(FileSystemError) as refused:
+            await t.mkdir(f"{parent}/{name}")
+        assert refused.value.errno == errno.ENAMETOOLONG
+
+
+@on_loop()
 async def test_opening_with_o_trunc_leaves_readers_the_version_they_read() -> None:
     async with tree({"file": pattern(4 * MIB)}) as t:
         reader = await t.open("file")

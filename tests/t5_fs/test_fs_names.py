@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_s3_worker.errors import FileSystemError
-from fuse_s3_worker.fs.names import KEY_MAX, NAME_MAX, child_name, decode_name, nameable
+from fuse_s3_worker.fs.names import (
+    KEY_MAX,
+    NAME_MAX,
+    can_be_directory,
+    child_name,
+    decode_name,
+    nameable,
+)
 
 LONG = "n" * NAME_MAX
 WIDE = "ü" * (NAME_MAX // 2)  # 254 bytes
@@ -45,14 +52,16 @@ def test_keys_that_have_no_path(rest: str) -> None:
     assert child_name(f"dir/{rest}", "dir/") is None
 
 
-def test_a_directory_and_its_marker_have_room_in_the_longest_key() -> None:
+def test_the_longest_key_is_a_files_and_a_directory_has_room_for_its_slash() -> None:
     parent = "p" * (KEY_MAX - 10 - 1) + "/"
-    assert decode_name(b"n" * 9, parent) == "n" * 9  # and a slash, as a directory: 1,024 bytes
-    with pytest.raises(FileSystemError) as refused:
-        decode_name(b"n" * 10, parent)
-    assert refused.value.errno == errno.ENAMETOOLONG
-    with pytest.raises(FileSystemError):
-        decode_name("ü".encode() * 5, parent)
+    for name in ("n" * 10, "ü" * 5):
+        assert decode_name(name.encode(), parent) == name
+        assert not can_be_directory(parent + name)
+        with pytest.raises(FileSystemError) as refused:
+            decode_name(name.encode() + b"n", parent)
+        assert refused.value.errno == errno.ENAMETOOLONG
+    assert can_be_directory(parent + "n" * 9)
+    assert can_be_directory(parent + "ü" * 4)
 
 
 @given(st.text(max_size=300), st.sampled_from(["", "dir/", "ä/b/"]))

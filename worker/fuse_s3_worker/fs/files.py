@@ -158,15 +158,21 @@ class Files:
         if node.info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
 
-        first = node.cached_etag is None
+        source = _Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
+        return self._core.readers.open(node.info, answer, source)
 
-        async def reopen() -> ObjectInfo:
-            if first and not any(h.stream for h in self._of(node) if h is not handle):
-                node.cached_etag = None  # nobody has read anything yet
-            return await self._newest(node)
+    async def newest(self, handle: Handle, *, first: bool) -> ObjectInfo:
+        """Return the version of today of a file that `handle` was the `first` to read."""
+        node = handle.node
+        if first and not any(h.stream for h in self._of(node) if h is not handle):
+            node.cached_etag = None  # nobody has read anything yet
+        return await self._newest(node)
 
-        return self._core.readers.open(node.info, answer, reopen)
+    def outdated(self, node: Node) -> None:
+        """Have the store asked when the file is looked at next."""
+        if node.parent is not None and not node.gone:
+            self._core.metadata.forget(node.parent.key, node.name)
 
     def _of(self, node: Node) -> list[Handle]:
         return [handle for handle in self._handles.values() if handle.node is node]
@@ -302,6 +308,25 @@ class Files:
             if handle.stream is not None:
                 handle.stream.close()
             await self._end_upload(handle.node)
+
+
+class _Source:
+    """What the stream of a handle asks (transfer.readstream.Source)."""
+
+    __slots__ = ("_files", "_first", "_handle")
+
+    def __init__(self, files: Files, handle: Handle, *, first: bool) -> None:
+        self._files = files
+        self._handle = handle
+        self._first = first
+
+    async def reopen(self) -> ObjectInfo:
+        """Return the version of today."""
+        return await self._files.newest(self._handle, first=self._first)
+
+    def outdated(self) -> None:
+        """Take note that the file was replaced or removed."""
+        self._files.outdated(self._handle.node)
 
 
 def _sees(handle: Handle, upload: Upload) -> bool:

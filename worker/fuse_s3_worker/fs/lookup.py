@@ -19,6 +19,7 @@ from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.fs.listing import Listing
+from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 
 __all__ = ["Resolver"]
@@ -168,5 +169,7 @@ class Resolver:
             raise
 
     async def _first_below(self, prefix: str) -> ObjectInfo | None:
+        if not can_be_directory(prefix[:-1]):
+            return None
         page = await self._store.list_page(prefix, max_keys=1)
         return page.objects[0] if page.objects else None

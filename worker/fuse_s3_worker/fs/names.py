@@ -10,7 +10,7 @@ import errno
 
 from fuse_s3_worker.errors import FileSystemError
 
-__all__ = ["KEY_MAX", "NAME_MAX", "child_name", "decode_name", "nameable"]
+__all__ = ["KEY_MAX", "NAME_MAX", "can_be_directory", "child_name", "decode_name", "nameable"]
 
 NAME_MAX = 255  # bytes: NAME_MAX of limits.h
 KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
@@ -28,9 +28,14 @@ def decode_name(name: bytes, directory_key: str) -> str:
         text = name.decode()
     except UnicodeDecodeError:
         raise FileSystemError(errno.EILSEQ, f"the name {name!r} is not UTF-8") from None
-    if len(directory_key.encode()) + len(name) >= KEY_MAX:
+    if len(directory_key.encode()) + len(name) > KEY_MAX:
         raise FileSystemError(errno.ENAMETOOLONG, "the key would have more than 1,024 bytes")
     return text
+
+
+def can_be_directory(key: str) -> bool:
+    """Tell whether there is room for the slash that a directory's key ends with."""
+    return len(key.encode()) < KEY_MAX
 
 
 def nameable(component: str) -> bool:

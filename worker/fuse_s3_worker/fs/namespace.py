@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
 
@@ -83,6 +84,8 @@ class Namespace:
         """
         core = self._core
         parent, text, vacant_until = await self._vacant(parent_id, name)
+        if not can_be_directory(parent.key + text):
+            raise FileSystemError(errno.ENAMETOOLONG, "no room for a slash behind this key")
         node = core.nodes.child(parent, text, directory=True)
         changes = core.metadata.changes(node.key)
         try:

@@ -10,7 +10,7 @@ import asyncio
 import bisect
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
@@ -20,11 +20,9 @@ from fuse_s3_worker.transfer.blocks import BLOCK, Pool
 from fuse_s3_worker.transfer.readahead import Run, Runs
 from fuse_s3_worker.transfer.segment import Segment
 
-__all__ = ["Answer", "ReadStream", "Readers"]
+__all__ = ["Answer", "ReadStream", "Readers", "Source"]
 
 _log = logging.getLogger(__name__)
-
-Reopen = Callable[[], Awaitable[ObjectInfo]]
 
 _GONE = frozenset({Fault.CHANGED, Fault.NOT_FOUND})
 _LOWEST_WINDOW = 2 * BLOCK
@@ -38,6 +36,16 @@ class Answer(Protocol):
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer with an errno, and log why."""
+
+
+class Source(Protocol):
+    """What a stream asks when the version it reads is not in the bucket any more."""
+
+    async def reopen(self) -> ObjectInfo:
+        """Return the version of today; raise ServeError when it must not take the place."""
+
+    def outdated(self) -> None:
+        """Take note that what is known of the file is out of date."""
 
 
 class _Parked(NamedTuple):
@@ -56,9 +64,9 @@ class Readers:
         self._most = connections * 8 * BLOCK
         self._reading: set[ReadStream] = set()
 
-    def open(self, info: ObjectInfo, answer: Answer, reopen: Reopen) -> "ReadStream":
-        """Return a stream over the version `info`; `reopen` finds the version of today."""
-        return ReadStream(self, info, answer, reopen)
+    def open(self, info: ObjectInfo, answer: Answer, source: Source) -> "ReadStream":
+        """Return a stream over the version `info`."""
+        return ReadStream(self, info, answer, source)
 
     def reading(self, stream: "ReadStream") -> None:
         """Count `stream` among those that share the memory."""
@@ -78,12 +86,12 @@ class Readers:
 class ReadStream:
     """One open file, for reading."""
 
-    def __init__(self, readers: Readers, info: ObjectInfo, answer: Answer, reopen: Reopen) -> None:
+    def __init__(self, readers: Readers, info: ObjectInfo, answer: Answer, source: Source) -> None:
         self._readers = readers
         self._pool = readers.pool
         self._info = info
         self._answer = answer
-        self._reopen = reopen
+        self._source = source
         self._segments: list[Segment] = []  # by start, without overlap
         self._parked: list[_Parked] = []
         self._runs = Runs()
@@ -244,6 +252,8 @@ class ReadStream:
             if self._reopening is None:
                 self._reopening = asyncio.create_task(self._open_anew())
             return
+        if error.fault in _GONE:
+            self._source.outdated()
         if error.fault is Fault.NOT_FOUND:
             error = StoreError(
                 Fault.CHANGED,
@@ -257,7 +267,7 @@ class ReadStream:
     async def _open_anew(self) -> None:
         """Take the version of today; the one seen at open was replaced before it was read."""
         try:
-            info = await self._reopen()
+            info = await self._source.reopen()
         except ServeError as error:
             self._delivered_any = True  # the kernel asks again after a failure: fail that too
             self._fail_parked(error)
