@@ -25,12 +25,13 @@ class Reader:
         self.limit = limit
         self.runs = Runs()
         self.ahead: list[Range] = []
+        self.now = 0.0
 
     def read(self, start: int, length: int, *, waits: bool = True) -> list[Range]:
         """Return what is asked for now, beside the READ itself."""
         run = self.runs.for_read(start)
         end = min(start + length, self.size)
-        run.read(start, end, waits=waits, limit=self.limit)
+        run.read(start, end, waits=waits, limit=self.limit, now=self.now)
         asked = list(run.ahead(self.size))
         self.ahead += asked
         return asked
@@ -81,13 +82,72 @@ def test_a_sequential_reader_has_everything_asked_for_once_and_in_order() -> Non
 
 
 def test_a_window_is_asked_for_in_several_requests_of_a_bounded_size() -> None:
+    """More of them as the window grows, and larger ones only when there are many."""
     reader = Reader(limit=256 * BLOCK)
-    for number in range(30):
+    for number in range(2_000):
+        reader.now += 0.01 * BLOCK / max(reader.window if reader.ahead else BLOCK, BLOCK)
         asked = reader.read(number * BLOCK, BLOCK)
-        if reader.window > 4 * BLOCK:
-            assert all(end - start <= reader.window // 4 for start, end in asked)
-        assert all(end - start <= 8 * BLOCK for start, end in asked)
+        window = reader.window
+        largest = max(BLOCK, min(window // 4, 2 * BLOCK), min(window // 16, 8 * BLOCK))
+        assert all(end - start <= largest for start, end in asked)
+    assert reader.window == 256 * BLOCK
     assert max(end - start for start, end in reader.ahead) == 8 * BLOCK
+
+
+# -- whether a large window is worth it -----------------------------------------------------------
+
+CHEAP = 64 * BLOCK
+
+
+def read_on(reader: Reader, best: int, count: int) -> list[int]:
+    """Read so many blocks, at a rate that grows with the window up to `best`; return windows."""
+    windows = []
+    start = reader.runs.for_read(0).position if reader.ahead else 0
+    for number in range(count):
+        reader.read(start + number * BLOCK, BLOCK)
+        reader.now += BLOCK / min(reader.window, best)
+        windows.append(reader.window)
+    return windows
+
+
+def test_a_window_grows_as_long_as_that_brings_something() -> None:
+    reader = Reader(limit=256 * BLOCK)
+    windows = read_on(reader, best=HUGE, count=1_500)
+    assert windows == sorted(windows)
+    assert windows[-1] == 256 * BLOCK
+
+
+@pytest.mark.parametrize("best", [BLOCK, 32 * BLOCK, CHEAP])
+def test_a_window_that_brings_nothing_is_taken_back(best: int) -> None:
+    reader = Reader(limit=256 * BLOCK)
+    windows = read_on(reader, best, 3_000)
+    assert max(windows) == 2 * CHEAP
+    assert windows[-1] == CHEAP
+    tried = sum(a < b for a, b in pairwise(windows) if a >= CHEAP)
+    assert 2 <= tried <= 3  # once in a while, as things may have changed
+    assert sum(window > CHEAP for window in windows) < len(windows) / 4
+
+
+def test_it_grows_to_what_is_worth_it_and_no_further() -> None:
+    reader = Reader(limit=1024 * BLOCK)
+    windows = read_on(reader, 128 * BLOCK, 2_000)
+    assert max(windows) == 256 * BLOCK
+    assert windows[-1] == 128 * BLOCK
+
+
+def test_what_was_not_worth_it_is_tried_again() -> None:
+    reader = Reader(limit=256 * BLOCK)
+    read_on(reader, BLOCK, 1_000)
+    assert reader.window == CHEAP
+    read_on(reader, HUGE, 3_000)
+    assert reader.window == 256 * BLOCK
+
+
+def test_the_limit_holds_whatever_it_would_be_worth() -> None:
+    reader = Reader(limit=256 * BLOCK)
+    read_on(reader, HUGE, 1_500)
+    reader.limit = 16 * BLOCK
+    assert max(read_on(reader, HUGE, 300)) == 16 * BLOCK
 
 
 def test_who_jumps_in_gets_what_it_asks_for_until_it_goes_on() -> None:
@@ -146,8 +206,8 @@ def test_reads_that_come_out_of_order_are_one_run() -> None:
 
 def test_a_range_that_could_not_be_had_is_asked_for_again() -> None:
     run = Run(0)
-    run.read(0, BLOCK, waits=True, limit=LIMIT)
-    run.read(BLOCK, 2 * BLOCK, waits=True, limit=LIMIT)
+    run.read(0, BLOCK, waits=True, limit=LIMIT, now=0.0)
+    run.read(BLOCK, 2 * BLOCK, waits=True, limit=LIMIT, now=0.0)
     first = next(run.ahead(HUGE))
     again = list(run.ahead(HUGE))
     assert again[0] == first
@@ -254,7 +314,7 @@ def test_every_way_of_reading(reads: list[tuple[int, int, bool, int]], size: int
         run = runs.for_read(start)
         window = run.window
         first = run not in known
-        run.read(start, end, waits=waits, limit=limit)
+        run.read(start, end, waits=waits, limit=limit, now=0.0)
         assert run.window <= max(window, limit, length)
         if run.window > window:
             # it grew because somebody waits, or because this is how a window begins

@@ -87,6 +87,7 @@ class ReadStream:
     """One open file, for reading."""
 
     def __init__(self, readers: Readers, info: ObjectInfo, answer: Answer, source: Source) -> None:
+        self._loop = asyncio.get_running_loop()
         self._readers = readers
         self._pool = readers.pool
         self._info = info
@@ -113,7 +114,8 @@ class ReadStream:
             return
         here = self._has(offset, end)
         run = self._runs.for_read(offset)
-        run.read(offset, end, waits=not here, limit=self._readers.window_limit)
+        limit, now = self._readers.window_limit, self._loop.time()
+        run.read(offset, end, waits=not here, limit=limit, now=now)
         if here:
             self._deliver(unique, offset, end)
         else:
