@@ -73,6 +73,8 @@ class Session:
 def attr(key: str, kind: int, size: int = 0, time_ns: int = STORED * 10**9) -> Attr:
     """Return the attributes that the options give to a key."""
     directory = kind == stat.S_IFDIR
+    if directory:
+        time_ns = MOUNTED * 10**9
     return Attr(
         ino=inode_number(key) if key != "p/" else 1,
         size=size,
@@ -91,7 +93,7 @@ def entry(nodeid: int, attributes: Attr) -> bytes:
     return Entry(nodeid, 0, FOREVER, FOREVER, attributes).encode()
 
 
-ROOT = attr("p/", stat.S_IFDIR, time_ns=MOUNTED * 10**9)
+ROOT = attr("p/", stat.S_IFDIR)
 DIRECTORY = attr("p/d/", stat.S_IFDIR)
 FILE = attr("p/d/file", stat.S_IFREG, 11)
 
@@ -149,7 +151,7 @@ async def test_lookup_and_getattr() -> None:
     assert await ask(Opcode.LOOKUP, b"d\0") == Reply(0, entry(2, DIRECTORY))
     assert await ask(Opcode.LOOKUP, b"file\0", nodeid=2) == Reply(0, entry(3, FILE))
     assert await ask(Opcode.LOOKUP, b"d\0") == Reply(0, entry(2, DIRECTORY))  # out of the cache
-    implicit = attr("p/implicit/", stat.S_IFDIR, time_ns=MOUNTED * 10**9)
+    implicit = attr("p/implicit/", stat.S_IFDIR)
     assert await ask(Opcode.LOOKUP, b"implicit\0") == Reply(0, entry(4, implicit))
     for _ in range(2):
         assert await ask(Opcode.LOOKUP, b"none\0") == Reply(0, replies.negative_entry(FOREVER))

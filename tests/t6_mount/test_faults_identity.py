@@ -35,6 +35,8 @@ def behind(
 def works(mnt: Mount, bucket: Bucket, name: str) -> None:
     """Check that everything works: names, reading, writing in one part and in several."""
     bucket.put(f"theirs-{name}", b"1")
+    # A listing from a moment ago may say that there is no such name.
+    wait_until((mnt / f"theirs-{name}").exists, "a name that is new")
     assert (mnt / f"theirs-{name}").read_bytes() == b"1"
     assert not (mnt / f"absent-{name}").exists()
     for size in (10, PART + 1):

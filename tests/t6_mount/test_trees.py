@@ -70,6 +70,7 @@ def test_read_what_somebody_else_put_there(tree: tuple[Mount, Path]) -> None:
     assert listing_of(mnt / "lib") == listing_of(part)
 
 
+@pytest.mark.one_store
 def test_tar(tree: tuple[Mount, Path], tmp_path: Path) -> None:
     mnt, part = tree
     archive = tmp_path / "part.tar"
@@ -85,6 +86,7 @@ def test_tar(tree: tuple[Mount, Path], tmp_path: Path) -> None:
     succeed("diff", "-r", part, back)
 
 
+@pytest.mark.one_store
 def test_rsync(tree: tuple[Mount, Path], tmp_path: Path) -> None:
     mnt, part = tree
     succeed("rsync", "-a", "--inplace", f"{part}/", mnt / "in")
@@ -122,6 +124,7 @@ def test_grep_and_find(tree: tuple[Mount, Path]) -> None:
         assert there
 
 
+@pytest.mark.one_store
 def test_checksums_of_two_thousand_files(bucket: Bucket, tmp_path: Path) -> None:
     contents = {f"d{n % 7}/file-{n:04}": f"content {n}\n".encode() * (n % 50) for n in range(2000)}
     bucket.put_many(contents.items())

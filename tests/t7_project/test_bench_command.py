@@ -50,7 +50,7 @@ def _results(rate: float, cpu: float, ours: float) -> dict[str, Any]:
 
     def contestant(median: float, times: float) -> dict[str, Any]:
         values = {"rate": median, "cpu": cpu}
-        samples = [{"values": {"rate": median * 0.5}}, {"values": {"rate": median * 2.0}}]
+        samples = [{"values": {"rate": median * 0.75}}, {"values": {"rate": median * 2.0}}]
         return {
             "failure": "",
             "median": values,
@@ -106,7 +106,7 @@ def test_without_names_the_last_two_results_are_compared(
 
 def test_bars_are_as_long_as_medians_with_the_range_of_the_samples() -> None:
     workload = _results(2.0, 1.0, 4.0)["servers"]["fast"]["script"]
-    assert plot.bars(workload) == [(OURS, 2.0, 1.0, 2.0), ("s3fs", 0.5, 0.25, 0.5)]
+    assert plot.bars(workload) == [(OURS, 2.0, 0.5, 2.0), ("s3fs", 0.5, 0.125, 0.5)]
 
 
 def test_every_server_with_results_has_its_pictures(tmp_path: Path) -> None:

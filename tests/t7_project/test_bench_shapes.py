@@ -21,11 +21,13 @@ _SIZE = 18_000_000  # 0.2 s at 90 MB/s
 _PIECE = 900_000  # the last one is not waited for
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=[False, True], ids=["http", "https"])
+def slow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     shape = SHAPES["s3like"]
     _need(*shape.packages)
-    with Server(tmp_path_factory.mktemp("slow"), shape=shape, tls=True) as running:
+    with Server(tmp_path_factory.mktemp("slow"), shape=shape, tls=request.param) as running:
         yield running
 
 
@@ -68,16 +70,27 @@ def test_a_connection_is_no_faster_than_its_rate(slow: Server) -> None:
     sockets.delete(slow.connect, "/bench/key")
 
 
-def test_who_does_not_trust_its_certificate_is_told(slow: Server) -> None:
-    assert slow.url.startswith("https://")
-    with slow.connect() as connection:
-        assert isinstance(connection, ssl.SSLSocket)
-    stranger = ssl.create_default_context()
-    with (
-        socket.create_connection(("127.0.0.1", slow.port)) as plain,
-        pytest.raises(ssl.SSLCertVerificationError),
-    ):
-        stranger.wrap_socket(plain, server_hostname="127.0.0.1")
+def test_short_replies_are_no_faster_either(slow: Server) -> None:
+    sockets.upload(slow.connect, "/bench/key", 2 * _PIECE, [memoryview(bytes(2 * _PIECE))])
+    begin = time.monotonic()
+    for _ in range(10):
+        sockets.download(slow.connect, "/bench/key")
+    assert _seconds(begin) >= 10 * (0.02 + _PIECE / 90e6)
+    sockets.delete(slow.connect, "/bench/key")
+
+
+def test_who_does_not_trust_its_certificate_is_told(tmp_path: Path) -> None:
+    _need("nginx")
+    with Server(tmp_path / "tls", tls=True) as server:
+        assert server.url.startswith("https://")
+        with server.connect() as connection:
+            assert isinstance(connection, ssl.SSLSocket)
+        stranger = ssl.create_default_context()
+        with (
+            socket.create_connection(("127.0.0.1", server.port)) as plain,
+            pytest.raises(ssl.SSLCertVerificationError),
+        ):
+            stranger.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 # -- files instead of PUTs -------------------------------------------------------------------------
