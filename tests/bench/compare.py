@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("bench-compare: two files of results are needed: A=... B=...\n")
         return 1
     old, new = (json.loads(file.read_text()) for file in files)
+    if "servers" not in old or "servers" not in new:
+        sys.stderr.write("bench-compare: these are not results of this benchmark\n")
+        return 1
     print("\n".join(compare(old, new)))
     return 0
 

@@ -104,6 +104,12 @@ def test_without_names_the_last_two_results_are_compared(
     assert "GB/s 9 -> 3 (-67%)" in capsys.readouterr().out
 
 
+def test_other_files_are_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0.json").write_text("{}")
+    assert compare.main([str(tmp_path / "0.json")] * 2) == 1
+    assert "not results" in capsys.readouterr().err
+
+
 def test_bars_are_as_long_as_medians_with_the_range_of_the_samples() -> None:
     workload = _results(2.0, 1.0, 4.0)["servers"]["fast"]["script"]
     assert plot.bars(workload) == [(OURS, 2.0, 0.5, 2.0), ("s3fs", 0.5, 0.125, 0.5)]
