@@ -12,7 +12,7 @@ from fuse_s3_worker.transfer.readahead import Run, Runs
 
 KIB = 1024
 HUGE = 1 << 40
-LIMIT = 64 * BLOCK
+LIMIT = 16 * BLOCK
 
 Range = tuple[int, int]
 
@@ -60,7 +60,7 @@ def test_the_window_doubles_while_the_program_waits_up_to_the_limit() -> None:
     for number in range(12):
         reader.read(number * BLOCK, BLOCK)
         windows.append(reader.window // BLOCK)
-    assert windows == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 64, 64]
+    assert windows == [1, 2, 4, 8, *[16] * 8]
 
 
 def test_the_window_stays_while_the_program_does_not_wait() -> None:
@@ -88,7 +88,7 @@ def test_a_window_is_asked_for_in_several_requests_of_a_bounded_size() -> None:
         reader.now += 0.01 * BLOCK / max(reader.window if reader.ahead else BLOCK, BLOCK)
         asked = reader.read(number * BLOCK, BLOCK)
         window = reader.window
-        largest = max(BLOCK, min(window // 4, 2 * BLOCK), min(window // 16, 8 * BLOCK))
+        largest = max(BLOCK, min(window // 4, 2 * BLOCK), min(window // 32, 8 * BLOCK))
         assert all(end - start <= largest for start, end in asked)
     assert reader.window == 256 * BLOCK
     assert max(end - start for start, end in reader.ahead) == 8 * BLOCK
@@ -96,7 +96,7 @@ def test_a_window_is_asked_for_in_several_requests_of_a_bounded_size() -> None:
 
 # -- whether a large window is worth it -----------------------------------------------------------
 
-CHEAP = 64 * BLOCK
+CHEAP = 16 * BLOCK
 
 
 def read_on(reader: Reader, best: int, count: int) -> list[int]:
@@ -117,14 +117,14 @@ def test_a_window_grows_as_long_as_that_brings_something() -> None:
     assert windows[-1] == 256 * BLOCK
 
 
-@pytest.mark.parametrize("best", [BLOCK, 32 * BLOCK, CHEAP])
+@pytest.mark.parametrize("best", [BLOCK, 8 * BLOCK, CHEAP])
 def test_a_window_that_brings_nothing_is_taken_back(best: int) -> None:
     reader = Reader(limit=256 * BLOCK)
     windows = read_on(reader, best, 3_000)
     assert max(windows) == 2 * CHEAP
     assert windows[-1] == CHEAP
     tried = sum(a < b for a, b in pairwise(windows) if a >= CHEAP)
-    assert 2 <= tried <= 3  # once in a while, as things may have changed
+    assert 4 <= tried <= 6  # once in a while, as things may have changed
     assert sum(window > CHEAP for window in windows) < len(windows) / 4
 
 

@@ -19,13 +19,13 @@ __all__ = ["Run", "Runs"]
 
 _FIRST_WINDOW = BLOCK  # who begins at the beginning probably goes on
 _SEGMENT_MAX = 8 * BLOCK  # asking for more at once gains nothing
-_SEGMENTS_A_WINDOW = 16  # more side by side is worth more than larger ones
+_SEGMENTS_A_WINDOW = 32  # more side by side is worth more than larger ones
 _SEGMENT_MIN = 2 * BLOCK  # unless they are so small that requests become the work
 _SKIP = 4 * BLOCK  # a jump ahead of this much rides on what is under way
 _BEHIND = 4 * BLOCK  # the kernel sends read-ahead out of order, by less than this
 _RUNS_MAX = 16  # of one open file; the one that rested longest makes room
 
-_CHEAP = 64 * BLOCK  # up to this, a window need not be worth it
+_CHEAP = 16 * BLOCK  # up to this, a window need not be worth it, and stays in caches
 _WORTH = 1.2  # times the rate before: what a doubling must bring
 _TRY_AGAIN = 16  # windows later
 
@@ -33,8 +33,8 @@ _TRY_AGAIN = 16  # windows later
 class _Growth:
     """Whether a large window is worth it: what was read at which rate.
 
-    After every change, a window's worth is let pass before a window's worth is measured: what was
-    asked for before the change is no measure of it.
+    After every change, half a window is let pass before a window is measured: what was asked for
+    before the change is no measure of it.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Growth:
     def next(self, window: int, limit: int, position: int, now: float) -> int:
         """Return the window to go on with, up to `limit`, for a program that waits."""
         done = position - self._from
-        if done < window:
+        if done < (window if self._settled else window // 2):
             return window
         if not self._settled:
             self._from, self._since, self._settled = position, now, True
