@@ -1,5 +1,6 @@
 """Mounts that are refused, and everything that is true of each of them."""
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,15 +24,23 @@ class Attempt:
     environment: dict[str, str] | None = None
     command: tuple[str, ...] = ("mount", "-t", "s3")
 
-    def refused(self, status: int, *words: str) -> str:
+    def refused(self, status: int, *words: str) -> None:
         """Try it; check everything that is true of all refusals, and that the line has `words`."""
         before = workers()
+        done = self.outcome()
+        assert workers() == before
+        self.check(done, status, *words)
+
+    def outcome(self) -> subprocess.CompletedProcess[str]:
+        """Try it; return what became of it."""
         options = [f"endpoint_url={self.store.endpoint}", *self.options]
         command = [*self.command, "-o", ",".join(options), "--", self.spec, str(self.directory)]
         environment = self.environment or self.store.environment
-        done = run(*command, environment=clean_environment() | environment)
+        return run(*command, environment=clean_environment() | environment)
+
+    def check(self, done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+        """Check what is true of all refusals, but for workers, and that the line has `words`."""
         assert not entries_at(self.directory), run("umount", self.directory)
-        assert workers() == before
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
         assert line.startswith("mount.s3: ")
@@ -40,4 +49,3 @@ class Attempt:
         assert done.returncode == status, line
         for secret in (SECRET, self.store.keys.secret):
             assert secret not in line
-        return line

@@ -261,7 +261,9 @@ def test_signals_are_as_a_program_expects_them() -> None:
         return status()
 
     found = in_child(ignoring)
-    assert int(found["SigIgn"], 16) == 0
+    # 32 and 33 are the C library's own: whoever is started by posix_spawn(3), as make(1) does it,
+    # ignores them for good.
+    assert int(found["SigIgn"], 16) & ~(0b11 << 31) == 0
     assert int(found["SigBlk"], 16) == 0
 
 

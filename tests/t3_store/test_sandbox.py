@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import fuse_s3_worker
 from fuse_s3_worker import sandbox
 
-WORKER = Path(fuse_s3_worker.__file__).parent.parent
+# The clone may lie, with its environment, where only root can go: others get the text of the
+# module, and the interpreter that everybody has.
+SOURCE = Path(sandbox.__file__).read_text()
+PYTHON = str(Path(sys.executable).resolve())
+
 NOBODY = 65534
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -19,10 +22,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 def child(code: str, *, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run `code` in a fresh interpreter, behind a `wrapper` that takes powers away."""
     prelude = (
-        f"import sys; sys.path.insert(0, {str(WORKER)!r})\nfrom fuse_s3_worker import sandbox\n"
+        f"import types\nsandbox = types.ModuleType('sandbox')\nexec({SOURCE!r}, sandbox.__dict__)\n"
     )
     return subprocess.run(
-        [*wrapper, sys.executable, "-c", prelude + code],
+        [*wrapper, PYTHON, "-c", prelude + code],
         capture_output=True,
         text=True,
         check=False,

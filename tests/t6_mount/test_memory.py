@@ -13,7 +13,11 @@ from support.mounts import Mount
 from support.proxy import Proxy
 from support.s3 import Bucket
 
-pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product")]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.one_store,
+    pytest.mark.usefixtures("product"),
+]
 
 MIB = 1 << 20
 READERS, WRITERS = 64, 16

@@ -3,12 +3,14 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from support import faults
 from support.attempts import FAILURE, SECRET, Attempt
+from support.mounts import workers
 from support.proxy import Proxy
 from support.s3 import Bucket, Keys, Store
 from support.servers import Servers
@@ -44,11 +46,13 @@ def test_no_permission(servers: Servers, attempt: Attempt) -> None:
         attempt.refused(FAILURE, closed.name, "denied", "s3:ListBucket")
 
 
+@pytest.mark.one_store
 def test_nobody_listens(attempt: Attempt) -> None:
     attempt.store = attempt.store.at("http://127.0.0.1:9")
     attempt.refused(FAILURE, "http://127.0.0.1:9 does not answer", "Connection refused")
 
 
+@pytest.mark.one_store
 def test_name_that_does_not_resolve(attempt: Attempt) -> None:
     attempt.store = attempt.store.at("http://no-such-host.invalid")
     attempt.refused(FAILURE, "no-such-host.invalid")
@@ -73,16 +77,24 @@ def _deaf_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-BLACK_HOLES = {"silent": _silent_server, "deaf": _deaf_server}
+def test_black_holes_end_within_the_time_mount_has(tmp_path: Path) -> None:
+    """Both at the same time, since it is a long one."""
+    attempts = {"silent": _silent_server, "deaf": _deaf_server}
+    before = workers()
+    with contextlib.ExitStack() as servers, ThreadPoolExecutor() as threads:
+        running = []
+        for name, server in attempts.items():
+            store = Store(name, servers.enter_context(server()), Keys("key", SECRET))
+            attempt = Attempt(store, "a-bucket", tmp_path / name)
+            attempt.directory.mkdir()
+            running.append((attempt, threads.submit(attempt.outcome)))
+        for attempt, outcome in running:
+            url = attempt.store.endpoint
+            attempt.check(outcome.result(), FAILURE, f"{url} does not answer")
+    assert workers() == before
 
 
-@pytest.mark.parametrize("kind", BLACK_HOLES)
-def test_black_hole_ends_within_the_time_mount_has(kind: str, tmp_path: Path) -> None:
-    with BLACK_HOLES[kind]() as url:
-        attempt = Attempt(Store("none", url, Keys("key", SECRET)), "a-bucket", tmp_path)
-        attempt.refused(FAILURE, url, "does not answer")
-
-
+@pytest.mark.one_store
 def test_server_that_is_none(attempt: Attempt) -> None:
     with Proxy(attempt.store.endpoint) as proxy:
         attempt.store = attempt.store.at(proxy.endpoint)
@@ -90,6 +102,7 @@ def test_server_that_is_none(attempt: Attempt) -> None:
         attempt.refused(FAILURE, proxy.endpoint, "does not answer as an S3 server does")
 
 
+@pytest.mark.one_store
 def test_server_that_is_out_of_order(attempt: Attempt) -> None:
     with Proxy(attempt.store.endpoint) as proxy:
         attempt.store = attempt.store.at(proxy.endpoint)
