@@ -251,6 +251,28 @@ async def test_a_listing_is_newer_than_what_was_known_of_single_names() -> None:
     assert await read_all(directory.open()) == directory.model()
 
 
+@on_loop()
+async def test_what_this_mount_removed_long_ago_is_listed_when_it_is_there_again() -> None:
+    directory = Directory(["dir/name", "dir/other"])
+    for made in ("name", "new"):
+        directory.store.remove(DIRECTORY + made)
+        directory.metadata.change(DIRECTORY, made, ABSENT)
+    await asyncio.sleep(directory.metadata.lifetime)
+    for made in ("name", "new"):
+        directory.store.write(DIRECTORY + made, b"theirs")
+    assert await read_all(directory.open()) == directory.model()
+    assert await read_all(directory.open()) == directory.model()  # of what is remembered
+
+
+@on_loop()
+async def test_a_directory_in_the_listing_tells_that_it_has_passed_the_files_before() -> None:
+    directory = Directory(["dir/a", "dir/b/x", "dir/c"], page=2)
+    listing = directory.open()
+    await listing.reach(0)
+    assert dict(shown(listing)).keys() == {"a", "b"}
+    listing.close()
+
+
 # -- failures -------------------------------------------------------------------------------------
 
 
