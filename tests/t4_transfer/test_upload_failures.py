@@ -432,3 +432,19 @@ async def test_many_large_files_at_once_in_little_memory() -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(5):
                 group.create_task(program(number))
+
+
+@on_loop()
+async def test_fetching_back_and_going_on_wait_for_memory_together_no_longer_than_one() -> None:
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin(w.base(bytes(MIB)))
+        left = w.pool.available
+        assert w.pool.charge_nowait(left)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        loop.call_later(59, w.pool.uncharge, MIB)  # enough for what is fetched, and no more
+        with pytest.raises(StoreError) as failed:
+            await write(upload, MIB, b"y" * 100)
+        w.pool.uncharge(left - MIB)
+        assert failed.value.errno == errno.ENOMEM
+        assert loop.time() - begun == pytest.approx(60.0)

@@ -393,3 +393,31 @@ async def test_a_tree_that_this_mount_made_is_removed_whole() -> None:
         await asyncio.sleep(LIFETIME)
         assert t.store.keys() == []
         assert await t.list() == {}
+
+
+@on_loop()
+async def test_a_file_that_is_stored_has_its_objects_time_although_it_is_still_open() -> None:
+    async with tree() as t:
+        handle = await t.create("new")
+        await t.write(handle, 0, b"x")
+        await t.fs.files.fsync(handle)
+        stored = t.store.stored("new")
+        assert stored is not None
+        assert (await t.stat("new")).mtime == stored.info.mtime
+
+
+@on_loop()
+async def test_what_is_not_kept_is_not_given_to_the_kernel_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(time, "monotonic", loop.time)
+    async with tree({"file": b"x"}) as t:
+        node = await t.walk("file")
+        await asyncio.sleep(LIFETIME / 2)
+        changed_at = loop.time()
+        await t.set(node, overrides=Overrides(0.0, mode=0o700))
+        await asyncio.sleep(LIFETIME / 2 + 1)
+        found = await t.lookup(ROOT_ID, "file")
+        assert found.attributes.mode & 0o777 == 0o700
+        assert loop.time() + found.seconds <= changed_at + LIFETIME

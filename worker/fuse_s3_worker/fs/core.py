@@ -87,8 +87,12 @@ class Core:
 
     def found(self, node: Node, seconds: float | None = None) -> Found:
         """Describe `node`; by default for a whole lifetime."""
-        attributes = self.ownership.of(node, time.monotonic())
-        return Found(node, attributes, self.metadata.lifetime if seconds is None else seconds)
+        now = time.monotonic()
+        attributes = self.ownership.of(node, now)
+        seconds = self.metadata.lifetime if seconds is None else seconds
+        if node.overrides is not None:  # what is not kept is not shown any longer, either
+            seconds = min(seconds, node.overrides.until - now)
+        return Found(node, attributes, seconds)
 
     def settle(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the node of `name` as `entry` describes it now."""

@@ -75,6 +75,7 @@ class Upload:
         self.dirty = base is None
         self.failed: ServeError | None = None
         self._discarding = False
+        self._patience = _MEMORY_PATIENCE  # seconds that are left to wait for memory
         # Whoever awaits something holds the turn; whoever comes meanwhile waits for it.
         self._turn = asyncio.Lock()
         self._buffer = PartBuffer(uploads.pool)
@@ -106,6 +107,7 @@ class Upload:
         """Take `data` at `offset`, as memory and earlier writes allow."""
         async with self._turn:
             self._check_write(offset, len(data))
+            self._patience = _MEMORY_PATIENCE
             if self._needs_base:
                 await self._resume()
             while data:
@@ -123,6 +125,7 @@ class Upload:
             if size == self.size:
                 return
             self._check_write(size, 0)
+            self._patience = _MEMORY_PATIENCE
             if self._needs_base:
                 await self._resume()
             if not self._discarding:
@@ -203,9 +206,12 @@ class Upload:
             raise self.failed
 
     async def _reserve(self, size: int) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            async with asyncio.timeout(_MEMORY_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._buffer.reserve(size)
+            self._patience = max(self._patience - (loop.time() - begun), 0.0)
         except TimeoutError:
             raise StoreError(
                 Fault.NO_MEMORY,
@@ -318,6 +324,7 @@ class Upload:
         self._buffer.free()
         self._part_start = self.size
         self._parts, self._multipart, self._copied = [], None, None
+        self.mtime = self.base.mtime
         self.dirty = False
 
     async def _put_whole(self) -> ObjectInfo:
