@@ -11,7 +11,7 @@ import pytest
 
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.log import Redaction
-from fuse_s3_worker.store.credentials import Chain, Fixed, Secrets
+from fuse_s3_worker.store.credentials import Chain, Fixed, Secrets, environment_key
 from fuse_s3_worker.store.sigv4 import Credentials
 from support.chains import NOTHING, SECRET, failure_of, key_of, loaded, memory_files
 from support.loops import run
@@ -46,6 +46,50 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_of(chain) == Credentials("AKENV", SECRET, "")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token/of=session")
     assert key_of(loaded()) == Credentials("AKENV", SECRET, "token/of=session")
+
+
+_PAIR = {"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": SECRET}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        _PAIR,
+        _PAIR | {"AWS_SESSION_TOKEN": "session"},
+        _PAIR | {"AWS_SECURITY_TOKEN": "security", "AWS_SESSION_TOKEN": "session"},
+        _PAIR | {"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/t"},
+        _PAIR | {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/"},
+    ],
+)
+def test_a_key_in_the_environment_is_the_one_that_the_chain_finds(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment_key(NOTHING, "") == key_of(loaded())
+
+
+@pytest.mark.parametrize(
+    ("variables", "secrets", "profile"),
+    [
+        ({}, NOTHING, ""),
+        ({"AWS_ACCESS_KEY_ID": "AKENV"}, NOTHING, ""),
+        ({"AWS_SECRET_ACCESS_KEY": SECRET}, NOTHING, ""),
+        (_PAIR, NOTHING, "other"),
+        (_PAIR, Secrets(b"", None), ""),
+        (_PAIR, Secrets(None, b""), ""),
+        (_PAIR | {"AWS_PROFILE": "other"}, NOTHING, ""),
+        (_PAIR | {"AWS_DEFAULT_PROFILE": "other"}, NOTHING, ""),
+        (_PAIR | {"AWS_CREDENTIAL_EXPIRATION": "2030-01-01T00:00:00Z"}, NOTHING, ""),
+        (_PAIR | {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, NOTHING, ""),
+    ],
+)
+def test_whatever_else_there_is_to_know_is_left_to_the_chain(
+    variables: dict[str, str], secrets: Secrets, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment_key(secrets, profile) is None
 
 
 CREDENTIALS_FILE = f"""[default]

@@ -7,13 +7,12 @@ written. Native code of awscrt: about 10 GB/s, outside the interpreter lock.
 
 import base64
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
-
-from awscrt import checksums
 
 from fuse_s3_worker.http.connection import Buffer
 
-__all__ = ["ALGORITHMS", "Algorithm"]
+__all__ = ["Algorithm", "algorithm"]
 
 
 class Algorithm(NamedTuple):
@@ -57,10 +56,14 @@ class Algorithm(NamedTuple):
         return base64.b64encode(value.to_bytes(self.size, "big")).decode()
 
 
-ALGORITHMS = {
-    algorithm.name: algorithm
-    for algorithm in (
-        Algorithm("crc32c", 4, checksums.crc32c, checksums.combine_crc32c),
-        Algorithm("crc64nvme", 8, checksums.crc64nvme, checksums.combine_crc64nvme),
-    )
-}
+@cache
+def algorithm(name: str) -> Algorithm:
+    """Return the checksum `name`: crc32c or crc64nvme."""
+    # Imported here: it takes as long as a fifth of mounting, and reading does without.
+    from awscrt import checksums  # noqa: PLC0415
+
+    table = {
+        "crc32c": (4, checksums.crc32c, checksums.combine_crc32c),
+        "crc64nvme": (8, checksums.crc64nvme, checksums.combine_crc64nvme),
+    }
+    return Algorithm(name, *table[name])

@@ -15,7 +15,7 @@ from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
-from fuse_s3_worker.store.checksums import ALGORITHMS, Algorithm
+from fuse_s3_worker.store.checksums import Algorithm, algorithm
 from fuse_s3_worker.store.failures import request_id, server_time
 from fuse_s3_worker.store.ranges import RangeReceiver
 from fuse_s3_worker.store.sigv4 import encode_path
@@ -48,9 +48,14 @@ class S3Store:
         self._call = caller.call
         self._caller = caller
         self._bucket = bucket
-        self._checksum = _algorithm(settings.upload_checksum)
+        chosen = settings.upload_checksum
+        self._checksum_name = {"auto": "crc64nvme", "off": ""}.get(chosen, chosen)
         self._new_object_headers = _new_object_headers(settings)
         caller.on_checksum_refused = self._do_without_checksum
+
+    @property
+    def _checksum(self) -> Algorithm | None:
+        return algorithm(self._checksum_name) if self._checksum_name else None
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -242,11 +247,7 @@ class S3Store:
         if self._checksum:
             details = {"algorithm": self._checksum.name, "reason": error}
             event(_log, logging.WARNING, "upload_checksum_refused", details | error.details)
-            self._checksum = None
-
-
-def _algorithm(name: str) -> Algorithm | None:
-    return ALGORITHMS.get("crc64nvme" if name == "auto" else name)
+            self._checksum_name = ""
 
 
 def _new_object_headers(settings: Settings) -> dict[str, str]:

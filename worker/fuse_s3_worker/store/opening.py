@@ -17,7 +17,7 @@ from fuse_s3_worker.http.tls import NoCertificatesError, client_context
 from fuse_s3_worker.log import Redaction
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.client import S3Store
-from fuse_s3_worker.store.credentials import Chain, Fixed, Provider, Secrets
+from fuse_s3_worker.store.credentials import Chain, Fixed, Provider, Secrets, environment_key
 from fuse_s3_worker.store.endpoint import DEFAULT_REGION, EndpointError, Target, resolve
 from fuse_s3_worker.store.passwd import PasswdFileError, credentials_for
 from fuse_s3_worker.store.retry import PATIENT, STARTING, Retrier
@@ -75,6 +75,9 @@ async def _provider(
     if "passwd_file" in files and not settings.profile:
         return _from_passwd(spec, files["passwd_file"], redaction), None
     secrets = Secrets(_bytes(files, "shared_credentials_file"), _bytes(files, "config_file"))
+    if (key := environment_key(secrets, settings.profile)) is not None:
+        redaction.add(key.secret_key, key.token)
+        return Fixed(key), None
     chain = Chain(secrets, redaction, profile=settings.profile)
     if "passwd_default" in files and not settings.profile:
         # The usual passwd files come after everything that lies on this machine, and before
