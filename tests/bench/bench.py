@@ -112,20 +112,17 @@ class Bench:
         return f"/{self.server.bucket}/{key}"
 
     @contextmanager
-    def mounted(
-        self, contestant: Contestant, kind: Kind, *, memory: float = 0.0
-    ) -> Iterator[Mounted]:
-        """Mount for as long as this lasts, cold; `memory` is what it will take, in contents."""
+    def mounted(self, contestant: Contestant, kind: Kind) -> Iterator[Mounted]:
+        """Mount for as long as this lasts, cold."""
         place = self._base / contestant.name
         directory = self._base / f"{contestant.name}.mnt"
         setting = Setting(self.server.url, self.server.bucket, directory, place, self.server.ca)
-        with self.lent(memory):
-            place.mkdir(mode=0o700)
-            try:
-                with mounted(contestant, setting, kind) as mount:
-                    yield mount
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(mode=0o700)
+        try:
+            with mounted(contestant, setting, kind) as mount:
+                yield mount
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def lent(self, memory: float) -> AbstractContextManager[None]:
         """Make `memory` contents of memory quick to have, for as long as this lasts."""

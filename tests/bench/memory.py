@@ -1,14 +1,16 @@
 """Memory in which everything happens, and memory that a run may have.
 
-In a virtual machine the first touch of a page can cost the host a fault, and what was freed goes
-back to the host within seconds. Whoever ran first would pay for everybody. So memory is kept
-touched between runs, let go of just before one, and taken again just after.
+In a virtual machine the first touch of a page can cost the host a fault, five times what copying
+a page costs, and what was freed goes back to the host after two seconds, together with whatever
+else is free by then. Whoever had bad luck would pay for that. So memory is kept touched between
+runs, let go of just before a measurement begins, and taken again just after.
 """
 
 import contextlib
 import mmap
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ __all__ = ["Reserve", "available", "scratch"]
 MIB = 1 << 20
 _PIECE = 256 * MIB
 _POPULATE_WRITE = 23  # linux/mman.h: MADV_POPULATE_WRITE
+_REPORTING = Path("/sys/module/page_reporting")  # the kernel can give free memory back
+_REPORTED_AFTER = 2.3  # seconds: a little more than PAGE_REPORTING_DELAY of mm/page_reporting.c
 
 
 @contextlib.contextmanager
@@ -64,6 +68,8 @@ class Reserve:
     def lent(self, size: int) -> Iterator[None]:
         """Hold `size` bytes, let go of them for as long as this lasts, and hold them again."""
         self._hold(size)
+        if size and _REPORTING.exists():
+            time.sleep(_REPORTED_AFTER)  # what was free before is given back while this is not
         self._hold(0)
         try:
             yield
@@ -76,6 +82,6 @@ class Reserve:
             self._pieces.pop().close()
         while len(self._pieces) < wanted:
             piece = mmap.mmap(-1, _PIECE)
-            piece.madvise(mmap.MADV_HUGEPAGE)
+            piece.madvise(mmap.MADV_NOHUGEPAGE)
             piece.madvise(_POPULATE_WRITE)
             self._pieces.append(piece)

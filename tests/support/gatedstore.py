@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
@@ -25,6 +26,9 @@ __all__ = ["Arrival", "GatedStore", "unreachable"]
 def unreachable() -> StoreError:
     """Return the error of a store that is away."""
     return StoreError(Fault.UNREACHABLE, "the network is down")
+
+
+_T = TypeVar("_T")
 
 
 class Arrival:
@@ -96,19 +100,19 @@ class GatedStore(MemoryStore):
         self.page_max = 1000
         self._passing: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
-        self._gates: dict[str, asyncio.Event] = {}
+        self._gates: dict[str, tuple[asyncio.Event, int]] = {}
         self._calls: Counter[str] = Counter()
         self._failures: dict[tuple[str, int], tuple[StoreError, bool]] = {}
 
     # -- the hand ---------------------------------------------------------------------------------
 
-    def hold(self, operation: str) -> None:
-        """Let no request of this kind through from now on."""
-        self._gates[operation] = asyncio.Event()
+    def hold(self, operation: str, *, nth: int = 1) -> None:
+        """Let no request of this kind through, from the `nth` from now on."""
+        self._gates[operation] = asyncio.Event(), self._calls[operation] + nth
 
     def let_go(self, operation: str) -> None:
         """Let them through, those that wait too."""
-        self._gates.pop(operation).set()
+        self._gates.pop(operation)[0].set()
 
     def fail(
         self,
@@ -136,6 +140,10 @@ class GatedStore(MemoryStore):
         for nth in range(1, 100):
             self.fail(operation, error, nth=nth)
 
+    def asked(self, operation: str) -> int:
+        """Return how many requests of this kind have been sent, whatever became of them."""
+        return self._calls[operation]
+
     def mend(self) -> None:
         """Have nothing fail any more."""
         self._failures.clear()
@@ -143,11 +151,13 @@ class GatedStore(MemoryStore):
     async def _enter(self, operation: str) -> StoreError | None:
         """Wait at the gate, then fail if this is to; return the error that is to come later."""
         self._calls[operation] += 1
-        error, afterwards = self._failures.pop((operation, self._calls[operation]), (None, False))
+        number = self._calls[operation]
+        error, afterwards = self._failures.pop((operation, number), (None, False))
         self._passing[operation] += 1
         self.most_under_way |= self._passing
         try:
-            if (gate := self._gates.get(operation)) is not None:
+            gate, first = self._gates.get(operation, (None, 0))
+            if gate is not None and number >= first:
                 await gate.wait()
             await asyncio.sleep(0)
         finally:
@@ -169,10 +179,14 @@ class GatedStore(MemoryStore):
         delimiter: str = "",
         token: str | None = None,
         max_keys: int = 1000,
+        on_token: Callable[[str], None] | None = None,
     ) -> ListPage:
-        await self._enter("list_page")
+        late = await self._enter("list_page")
         most = min(max_keys, self.page_max)
-        return await super().list_page(prefix, delimiter=delimiter, token=token, max_keys=most)
+        page = await super().list_page(
+            prefix, delimiter=delimiter, token=token, max_keys=most, on_token=on_token
+        )
+        return _unless(late, page)
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         await self._enter("get_range")
@@ -226,10 +240,10 @@ class GatedStore(MemoryStore):
         await super().abort_multipart(upload)
 
 
-def _unless(error: StoreError | None, info: ObjectInfo) -> ObjectInfo:
+def _unless(error: StoreError | None, found: _T) -> _T:
     if error is not None:
         raise error
-    return info
+    return found
 
 
 def _conforms(store: GatedStore) -> ObjectStore:

@@ -151,6 +151,7 @@ class MemoryStore:
         delimiter: str = "",
         token: str | None = None,
         max_keys: int = 1000,
+        on_token: Callable[[str], None] | None = None,
     ) -> ListPage:
         """API: ListObjectsV2."""
         await self._request("ListObjectsV2", prefix)
@@ -161,7 +162,12 @@ class MemoryStore:
         for item in self._items(prefix, delimiter, after):
             if len(page.objects) + len(page.prefixes) == most:
                 # Nothing at all was asked for: such a page says that it is complete.
-                return page._replace(token=_sealed(last)) if most else page
+                if not most:
+                    return page
+                if on_token is not None:
+                    on_token(_sealed(last))
+                    await asyncio.sleep(0)
+                return page._replace(token=_sealed(last))
             if isinstance(item, str):
                 page.prefixes.append(item)
                 last = item

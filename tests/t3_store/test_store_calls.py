@@ -1,5 +1,6 @@
 """One request from start to end: what is sent and signed, and connections that end."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterable
 
@@ -8,9 +9,11 @@ import pytest
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import Buffer, Reply, Sink
 from fuse_s3_worker.http.pool import Pool
+from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.documents import parse_list_page
 from fuse_s3_worker.store.sigv4 import EMPTY_SHA256
-from fuse_s3_worker.store.types import Body, MultipartUpload, PartResult
+from fuse_s3_worker.store.types import Body, ListPage, MultipartUpload, PartResult
 from support.rawserver import Answer, End, RawServer, Request, certificate, reply
 from support.storekit import ONCE, PERSISTENT, caller_of, make_store, run, signature_is_right
 
@@ -38,6 +41,49 @@ def fault_of(answers: Iterable[Answer | bytes]) -> StoreError:
             return caught.value
 
     return run(main())
+
+
+# -- pages -----------------------------------------------------------------------------------------
+
+_TOKEN = "<NextContinuationToken>a/b+c=</NextContinuationToken>"
+_PAGE = f"<ListBucketResult><IsTruncated>true</IsTruncated>{_TOKEN}</ListBucketResult>".encode()
+
+
+def test_the_next_page_is_asked_for_before_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with RawServer.answering([reply(200, _PAGE), reply(200, b"<ListBucketResult/>")]) as server:
+            store = make_store(server.url)
+            sent = caller_of(store).requests
+            sent_when_read: list[int] = []
+            following: list[asyncio.Task[ListPage]] = []
+
+            def read(body: bytes) -> ListPage:
+                sent_when_read.append(sent["ListObjectsV2"])
+                return parse_list_page(body)
+
+            def ask(token: str) -> None:
+                following.append(asyncio.create_task(store.list_page("", token=token)))
+
+            monkeypatch.setattr(documents, "parse_list_page", read)
+            assert (await store.list_page("", on_token=ask)).token == "a/b+c="
+            await following[0]
+            assert sent_when_read == [2, 2]
+            assert server.requests[1].query["continuation-token"] == "a/b+c="
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>",
+        _PAGE.replace(b"a/b+c=", b""),
+        _PAGE.replace(b"a/b+c=", b"&#x1;"),
+    ],
+    ids=["the last page", "no token", "a token for the parser alone"],
+)
+def test_a_page_whose_token_is_not_sure_is_read_first(document: bytes) -> None:
+    assert documents.peek_token(document) == ""
 
 
 # -- what is sent ----------------------------------------------------------------------------------

@@ -26,12 +26,13 @@ class Reader:
         self.runs = Runs()
         self.ahead: list[Range] = []
         self.now = 0.0
+        self.busy = True
 
     def read(self, start: int, length: int, *, waits: bool = True) -> list[Range]:
         """Return what is asked for now, beside the READ itself."""
         run = self.runs.for_read(start)
         end = min(start + length, self.size)
-        run.read(start, end, waits=waits, limit=self.limit, now=self.now)
+        run.read(start, end, waits=waits, limit=self.limit, now=self.now, busy=self.busy)
         asked = list(run.ahead(self.size))
         self.ahead += asked
         return asked
@@ -81,14 +82,18 @@ def test_a_sequential_reader_has_everything_asked_for_once_and_in_order() -> Non
     assert asked[-1][1] == reader.size
 
 
-def test_a_window_is_asked_for_in_several_requests_of_a_bounded_size() -> None:
-    """More of them as the window grows, and larger ones only when there are many."""
+@pytest.mark.parametrize(("busy", "enough"), [(True, 8 * BLOCK), (False, 2 * BLOCK)])
+def test_a_window_is_asked_for_in_several_requests_of_a_bounded_size(
+    *, busy: bool, enough: int
+) -> None:
+    """More of them as the window grows, and larger ones when there are many, or work is short."""
     reader = Reader(limit=256 * BLOCK)
+    reader.busy = busy
     for number in range(2_000):
         reader.now += 0.01 * BLOCK / max(reader.window if reader.ahead else BLOCK, BLOCK)
         asked = reader.read(number * BLOCK, BLOCK)
         window = reader.window
-        largest = max(BLOCK, min(window // 4, 2 * BLOCK), min(window // 32, 8 * BLOCK))
+        largest = max(BLOCK, min(window // 4, enough), min(window // 32, 8 * BLOCK))
         assert all(end - start <= largest for start, end in asked)
     assert reader.window == 256 * BLOCK
     assert max(end - start for start, end in reader.ahead) == 8 * BLOCK
@@ -126,6 +131,21 @@ def test_a_window_that_brings_nothing_is_taken_back(best: int) -> None:
     tried = sum(a < b for a, b in pairwise(windows) if a >= CHEAP)
     assert 4 <= tried <= 6  # once in a while, as things may have changed
     assert sum(window > CHEAP for window in windows) < len(windows) / 4
+
+
+def test_an_idle_processor_lets_a_window_grow_at_once() -> None:
+    reader = Reader(limit=256 * BLOCK)
+    reader.busy = False
+    windows = read_on(reader, best=BLOCK, count=10)
+    assert [window // BLOCK for window in windows] == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64]
+
+
+def test_a_large_window_has_to_be_worth_it_for_an_idle_processor_too() -> None:
+    reader = Reader(limit=256 * BLOCK)
+    reader.busy = False
+    windows = read_on(reader, best=BLOCK, count=3_000)
+    assert max(windows) == 128 * BLOCK
+    assert windows[-1] == 64 * BLOCK
 
 
 def test_it_grows_to_what_is_worth_it_and_no_further() -> None:
@@ -206,8 +226,8 @@ def test_reads_that_come_out_of_order_are_one_run() -> None:
 
 def test_a_range_that_could_not_be_had_is_asked_for_again() -> None:
     run = Run(0)
-    run.read(0, BLOCK, waits=True, limit=LIMIT, now=0.0)
-    run.read(BLOCK, 2 * BLOCK, waits=True, limit=LIMIT, now=0.0)
+    run.read(0, BLOCK, waits=True, limit=LIMIT, now=0.0, busy=False)
+    run.read(BLOCK, 2 * BLOCK, waits=True, limit=LIMIT, now=0.0, busy=False)
     first = next(run.ahead(HUGE))
     again = list(run.ahead(HUGE))
     assert again[0] == first
@@ -314,7 +334,7 @@ def test_every_way_of_reading(reads: list[tuple[int, int, bool, int]], size: int
         run = runs.for_read(start)
         window = run.window
         first = run not in known
-        run.read(start, end, waits=waits, limit=limit, now=0.0)
+        run.read(start, end, waits=waits, limit=limit, now=0.0, busy=False)
         assert run.window <= max(window, limit, length)
         if run.window > window:
             # it grew because somebody waits, or because this is how a window begins

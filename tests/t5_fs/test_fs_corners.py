@@ -118,12 +118,12 @@ async def test_a_directory_that_was_not_empty_the_first_time_is_looked_after_aga
 async def test_closing_a_directory_ends_what_was_asked_for_ahead() -> None:
     async with tree({f"{number:02}": b"" for number in range(20)}) as t:
         t.store.page_max = 5
+        t.store.hold("list_page", nth=2)
         number = t.fs.directories.opendir(ROOT_ID)
         records = t.fs.directories.entries(number, 0)
         async for record in records:
             if not record.is_dot:
-                t.store.hold("list_page")  # the first page is here, the second is asked for
-                break
+                break  # the first page is here, the second is asked for
         await records.aclose()
         await settle()
         assert len(asyncio.all_tasks()) == 2

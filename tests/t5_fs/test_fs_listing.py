@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fuse_s3_worker.cache.columns import Columns
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import StoreError
@@ -32,11 +33,26 @@ class Ours:
         return dict(self.found)
 
 
+class DistantStore(GatedStore):
+    """One that takes its time."""
+
+    async def _enter(self, operation: str) -> StoreError | None:
+        late = await super()._enter(operation)
+        await asyncio.sleep(0.02)
+        return late
+
+
 class Directory:
     """A bucket, and the directory `dir/` of it."""
 
-    def __init__(self, keys: list[str], page: int = 1000, lifetime: float = 60.0) -> None:
-        self.store = GatedStore({key: key.encode() for key in keys})
+    def __init__(
+        self,
+        keys: list[str],
+        page: int = 1000,
+        lifetime: float = 60.0,
+        store: type[GatedStore] = GatedStore,
+    ) -> None:
+        self.store = store({key: key.encode() for key in keys})
         self.store.page_max = page
         self.metadata = Metadata(lifetime, asyncio.get_running_loop().time)
         self.local: dict[str, Entry] = {}
@@ -273,6 +289,66 @@ async def test_a_directory_in_the_listing_tells_that_it_has_passed_the_files_bef
     listing.close()
 
 
+# -- ahead of the program -------------------------------------------------------------------------
+
+
+def requests_when_learnt(directory: Directory) -> list[int]:
+    """Return a list that gets, for each page that is read, how many were asked for by then."""
+    counts: list[int] = []
+    learn = directory.metadata.learn_listing
+
+    def note(key: str, columns: Columns, changes: int, *, complete: bool) -> bool:
+        counts.append(directory.store.asked("list_page"))
+        return learn(key, columns, changes, complete=complete)
+
+    directory.metadata.learn_listing = note  # type: ignore[method-assign]
+    return counts
+
+
+@on_loop()
+async def test_a_page_is_read_while_the_store_makes_the_next() -> None:
+    directory = Directory([f"dir/{number}" for number in range(9)], page=3, store=DistantStore)
+    counts = requests_when_learnt(directory)
+    assert await read_all(directory.open()) == directory.model()
+    assert counts == [2, 3, 3]
+
+
+@on_loop()
+async def test_one_page_is_fetched_ahead_of_a_program_that_does_not_read_on() -> None:
+    directory = Directory([f"dir/{number}" for number in range(12)], page=3)
+    listing = directory.open()
+    for page in range(1, 4):
+        await listing.reach(3 * page - 2)
+        await settle()
+        assert directory.store.asked("list_page") == page + 1
+    listing.close()
+
+
+@on_loop()
+async def test_who_wants_no_page_ahead_gets_none() -> None:
+    directory = Directory([f"dir/{number}" for number in range(9)], page=3)
+    listing = directory.open()
+    for page in range(1, 4):
+        await listing.next_page()
+        await settle()
+        assert directory.store.asked("list_page") == page
+    assert listing.complete
+
+
+@on_loop()
+async def test_a_page_that_was_asked_for_too_early_is_not_mixed_in() -> None:
+    """The page before it fails after its token was seen, and is another one the next time."""
+    directory = Directory([f"dir/{number}" for number in range(9)], page=3, store=DistantStore)
+    listing = directory.open()
+    directory.store.fail("list_page", nth=2, afterwards=True)
+    with pytest.raises(StoreError):
+        await listing.reach(100)
+    assert directory.store.asked("list_page") == 3
+    await settle()
+    assert len(asyncio.all_tasks()) == 1
+    assert await read_all(listing) == directory.model()
+
+
 # -- failures -------------------------------------------------------------------------------------
 
 
@@ -315,8 +391,7 @@ def test_closing_ends_what_was_asked_for_ahead(*, failing: bool) -> None:
         if failing:
             directory.store.fail("list_page", nth=2)
         else:
-            await listing.reach(0)
-            directory.store.hold("list_page")
+            directory.store.hold("list_page", nth=2)
         await listing.reach(0)
         await settle()
         listing.close()

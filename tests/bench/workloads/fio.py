@@ -47,9 +47,9 @@ def _fio(bench: Bench, path: Path, *options: str) -> dict[str, Any]:
 
 
 def _measured(bench: Bench, contestant: Contestant, *options: str) -> Sample:
-    with bench.mounted(contestant, "read", memory=_READ_MEMORY) as mount:
+    with bench.mounted(contestant, "read") as mount:
         pids = mount.pids
-        with Meter(bench.server, pids) as meter:
+        with bench.lent(_READ_MEMORY), Meter(bench.server, pids) as meter:
             read = _fio(bench, mount.directory / BIG, *options)
         sample = meter.sample(read["io_bytes"])
     # fio's own clock: it leaves out how long fio takes to start and to write its report.

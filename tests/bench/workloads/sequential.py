@@ -31,9 +31,9 @@ class WrongContentError(Exception):
 
 
 def _read(bench: Bench, contestant: Contestant, check: bool) -> Sample:
-    with bench.mounted(contestant, "read", memory=_READ_MEMORY) as mount:
-        path = mount.directory / BIG
-        with Meter(bench.server, mount.pids) as meter:
+    with bench.mounted(contestant, "read") as mount:
+        path, pids = mount.directory / BIG, mount.pids
+        with bench.lent(_READ_MEMORY), Meter(bench.server, pids) as meter:
             size = read_through(path)
         if size != bench.content.size:
             raise WrongContentError(f"{size} bytes instead of {bench.content.size}")
@@ -83,9 +83,10 @@ def _compare(bench: Bench, path: Path) -> None:
 
 
 def _write(bench: Bench, contestant: Contestant, check: bool) -> Sample:
-    with bench.mounted(contestant, "write", memory=_WRITE_MEMORY) as mount:
+    with bench.mounted(contestant, "write") as mount:
+        pids = mount.pids
         try:
-            with Meter(bench.server, mount.pids) as meter:
+            with bench.lent(_WRITE_MEMORY), Meter(bench.server, pids) as meter:
                 _write_file(bench, mount.directory / _KEY)
             sample = meter.sample(bench.content.size)
             if check:

@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 Named = tuple[str, Entry]
 
+_Page = asyncio.Task[tuple[ListPage, float]]
+"""A page on its way, and until when it is believed."""
+
 
 class Local(Protocol):
     """What exists in a directory because of this mount, whatever the bucket says."""
@@ -59,7 +62,9 @@ class Listing:
         self._held: dict[str, tuple[Entry, float]] = {}
         self._skipped = 0
         self._token: str | None = None
-        self._next: asyncio.Task[tuple[ListPage, float]] | None = None
+        self._next: _Page | None = None
+        self._after_next: tuple[str, _Page] | None = None
+        self._waited_for = False
         self._remembered = metadata.listing(key)
         self._turn = asyncio.Lock()
 
@@ -130,6 +135,7 @@ class Listing:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        self._drop_after_next()
 
     async def next_page(self) -> None:
         """Fetch a page and none ahead."""
@@ -137,28 +143,51 @@ class Listing:
             await self._fetch_page(ahead=False)
 
     async def _fetch_page(self, *, ahead: bool = True) -> None:
-        task = self._next = self._next or asyncio.create_task(self._receive())
+        task = self._next = self._next or asyncio.create_task(self._receive(self._token))
+        self._waited_for = ahead
         try:
             page, until = await asyncio.shield(task)
         except asyncio.CancelledError:
             raise
         except BaseException:
             self._next = None
+            self._drop_after_next()
             raise
-        # The next page is asked for while the program looks at this one.
-        self._token, self._next = page.token, None
-        if ahead and page.token is not None:
-            self._next = asyncio.create_task(self._receive())
+        finally:
+            self._waited_for = False
+        self._token = page.token
+        self._next = self._page_after(page.token) if ahead and page.token is not None else None
         self._take(page, until)
         complete = page.token is None
         self._metadata.learn_listing(self._key, self._rows, self._changes, complete=complete)
         if complete:
             self._finish()
 
-    async def _receive(self) -> tuple[ListPage, float]:
+    def _page_after(self, token: str) -> _Page:
+        """Return the next page, which is on its way while the program looks at this one."""
+        if self._after_next is not None and self._after_next[0] == token:
+            _, task = self._after_next
+            self._after_next = None
+            return task
+        self._drop_after_next()
+        return asyncio.create_task(self._receive(token))
+
+    def _drop_after_next(self) -> None:
+        if self._after_next is not None:
+            self._after_next[1].cancel()
+            self._after_next = None
+
+    async def _receive(self, token: str | None) -> tuple[ListPage, float]:
         """Return a page and until when it is believed, which may be long before it is read."""
-        page = await self._store.list_page(self._key, delimiter="/", token=self._token)
+        page = await self._store.list_page(
+            self._key, delimiter="/", token=token, on_token=self._ask_after
+        )
         return page, self._metadata.until()
+
+    def _ask_after(self, token: str) -> None:
+        """Ask for the page behind one that has come, before that is read, if a program waits."""
+        if self._waited_for and self._after_next is None:
+            self._after_next = token, asyncio.create_task(self._receive(token))
 
     def _take(self, page: ListPage, until: float) -> None:
         """Sort a page's objects and prefixes into entries, which are believed `until` then."""

@@ -3,10 +3,11 @@
 Signing, sending, retrying and correcting are in `calls`; this module is the S3 API.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 
 from fuse_s3_worker.config.options import Settings
@@ -82,6 +83,7 @@ class S3Store:
         delimiter: str = "",
         token: str | None = None,
         max_keys: int = 1000,
+        on_token: Callable[[str], None] | None = None,
     ) -> ListPage:
         """API: ListObjectsV2."""
         query = {
@@ -95,7 +97,16 @@ class S3Store:
         if token is not None:
             query["continuation-token"] = token
         request = Request("ListObjectsV2", "GET", "", query)
-        return await self._caller.ask(request, lambda reply: documents.parse_list_page(reply.body))
+
+        async def attempt() -> ListPage:
+            reply = await self._caller.attempt(request)
+            following = documents.peek_token(reply.body) if on_token is not None else ""
+            if following and on_token is not None:
+                on_token(following)
+                await asyncio.sleep(0)  # what it began goes out now
+            return documents.parse_list_page(reply.body)
+
+        return await self._caller.retrier.run(attempt)
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """API: GetObject with If-Match and Range; resumes where an attempt was cut off."""

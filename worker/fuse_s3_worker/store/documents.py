@@ -22,6 +22,7 @@ __all__ = [
     "parse_error",
     "parse_list_page",
     "parse_result",
+    "peek_token",
 ]
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -31,6 +32,8 @@ _DECLARATION = f' xmlns="{_NAMESPACE}"'.encode()
 # with them. Noncharacters, of which Unicode has as many, stand in for them while expat reads.
 _CONTROL = re.compile(rb"&#x([01][0-9a-fA-F]);")
 _STAND_INS = 0xFDD0
+# Keys cannot look like this in a document; a token with references is left to the parser.
+_TOKEN = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _CONTROLS = {_STAND_INS + number: number for number in range(32)}
 
 
@@ -53,6 +56,12 @@ def parse_list_page(body: bytes) -> ListPage:
     if truncated and not token:
         raise StoreError(Fault.BAD_REPLY, "a listing is truncated but names no continuation")
     return ListPage(objects, prefixes, token if truncated else None)
+
+
+def peek_token(body: bytes) -> str:
+    """Return the continuation token of a listing without reading all of it; "" when in doubt."""
+    match = _TOKEN.search(body)
+    return match[1].decode("utf-8", "replace") if match else ""
 
 
 def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectInfo:

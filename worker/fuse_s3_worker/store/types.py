@@ -1,6 +1,6 @@
 """What the rest of the worker sees of an object store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from fuse_s3_worker.http.connection import Buffer, Sink
@@ -86,8 +86,14 @@ class ObjectStore(Protocol):
         delimiter: str = "",
         token: str | None = None,
         max_keys: int = 1000,
+        on_token: Callable[[str], None] | None = None,
     ) -> ListPage:
-        """Return one page of the keys that begin with `prefix`."""
+        """Return one page of the keys that begin with `prefix`.
+
+        `on_token` is told the token of the page behind it before the page is read: reading one
+        takes as long as the store takes for the next. It is told again when this one is asked for
+        again.
+        """
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """Fetch bytes [start, end) of the version `etag` into `sink` (CHANGED when it is gone)."""

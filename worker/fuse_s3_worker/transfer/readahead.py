@@ -9,6 +9,11 @@ A small window costs little and grows whenever the program waits. A large one ta
 others, and where the server, the network or a processor is the limit it brings nothing: it has to
 be worth it. What a doubling brought is measured, taken back if that is too little, and tried again
 much later, as things may have changed.
+
+What is small depends on what everybody waits for. Is it our own processor, then more connections
+bring nothing, fewer and larger requests spare work, and what is copied out soon is still in a
+cache. Is it idle, then the store's answers take their time, and more of them side by side are what
+helps.
 """
 
 from collections.abc import Iterator
@@ -21,11 +26,14 @@ _FIRST_WINDOW = BLOCK  # who begins at the beginning probably goes on
 _SEGMENT_MAX = 8 * BLOCK  # asking for more at once gains nothing
 _SEGMENTS_A_WINDOW = 32  # more side by side is worth more than larger ones
 _SEGMENT_MIN = 2 * BLOCK  # unless they are so small that requests become the work
+_SEGMENT_MIN_BUSY = 8 * BLOCK  # which they soon are where work is what everybody waits for
 _SKIP = 4 * BLOCK  # a jump ahead of this much rides on what is under way
 _BEHIND = 4 * BLOCK  # the kernel sends read-ahead out of order, by less than this
 _RUNS_MAX = 16  # of one open file; the one that rested longest makes room
 
-_CHEAP = 16 * BLOCK  # up to this, a window need not be worth it, and stays in caches
+# Up to this, a window need not be worth it.
+_CHEAP = 64 * BLOCK
+_CHEAP_BUSY = 16 * BLOCK  # what stays in a processor's caches
 _WORTH = 1.2  # times the rate before: what a doubling must bring
 _TRY_AGAIN = 16  # windows later
 
@@ -82,6 +90,7 @@ class Run:
         self.high = start
         self.window = 0
         self._begun = False
+        self._busy = False
         self._growth = _Growth()
 
     def follows(self, start: int) -> bool:
@@ -92,7 +101,9 @@ class Run:
     def _skip(self) -> int:
         return _SKIP if self.window else 0
 
-    def read(self, start: int, end: int, *, waits: bool, limit: int, now: float) -> None:
+    def read(
+        self, start: int, end: int, *, waits: bool, limit: int, now: float, busy: bool
+    ) -> None:
         """Note a READ of [start, end).
 
         Args:
@@ -101,7 +112,9 @@ class Run:
             waits: whether its bytes were not there yet.
             limit: the largest window, in bytes.
             now: the time, in seconds.
+            busy: whether our own processor has hardly any time left.
         """
+        self._busy = busy
         if not self._begun:
             # The first READ of a run: at the start of a file it is taken for a sequential one.
             self._begun = True
@@ -113,7 +126,7 @@ class Run:
         self.high = max(self.high, end)
 
     def _grown(self, least: int, limit: int, now: float) -> int:
-        if self.window >= _CHEAP:
+        if self.window >= (_CHEAP_BUSY if self._busy else _CHEAP):
             return max(self._growth.next(self.window, limit, self.position, now), least)
         self._growth.changed(self.position, now)
         return max(self.window * 2, least)
@@ -131,7 +144,8 @@ class Run:
 
     def _segment(self) -> int:
         share = self.window // _SEGMENTS_A_WINDOW // BLOCK * BLOCK
-        least = min(max(self.window // 4 // BLOCK * BLOCK, BLOCK), _SEGMENT_MIN)
+        enough = _SEGMENT_MIN_BUSY if self._busy else _SEGMENT_MIN
+        least = min(max(self.window // 4 // BLOCK * BLOCK, BLOCK), enough)
         return min(max(share, least), _SEGMENT_MAX)
 
     def done_with(self, end: int) -> bool:

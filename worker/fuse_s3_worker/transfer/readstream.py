@@ -10,6 +10,7 @@ import asyncio
 import bisect
 import errno
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _GONE = frozenset({Fault.CHANGED, Fault.NOT_FOUND})
 _LOWEST_WINDOW = 2 * BLOCK
+_LOOK_EVERY = 0.005  # seconds between looks at how busy this thread is
+_BUSY = 0.6  # of the time: the rest is what wake-ups cost
 
 
 class Answer(Protocol):
@@ -63,6 +66,7 @@ class Readers:
         self.pool = pool
         self._most = connections * 8 * BLOCK
         self._reading: set[ReadStream] = set()
+        self._load = _Load()
 
     def open(self, info: ObjectInfo, answer: Answer, source: Source) -> "ReadStream":
         """Return a stream over the version `info`."""
@@ -76,11 +80,33 @@ class Readers:
         """Count it out: it holds nothing."""
         self._reading.discard(stream)
 
+    def busy(self, now: float) -> bool:
+        """Tell whether this thread's processor has hardly any time left."""
+        return self._load.busy(now)
+
     @property
     def window_limit(self) -> int:
         """The largest window: three quarters of the memory, shared by the streams that read."""
         share = self.pool.budget * 3 // 4 // max(len(self._reading), 1)
         return max(min(self._most, share), _LOWEST_WINDOW)
+
+
+class _Load:
+    """How much of the time this thread runs."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._ran = 0.0
+        self._busy = False
+
+    def busy(self, now: float) -> bool:
+        """Tell whether it was running most of the time lately; `now` is in seconds."""
+        passed = now - self._since
+        if passed >= _LOOK_EVERY:
+            ran = time.thread_time()
+            self._busy = ran - self._ran > _BUSY * passed
+            self._since, self._ran = now, ran
+        return self._busy
 
 
 class ReadStream:
@@ -115,7 +141,8 @@ class ReadStream:
         here = self._has(offset, end)
         run = self._runs.for_read(offset)
         limit, now = self._readers.window_limit, self._loop.time()
-        run.read(offset, end, waits=not here, limit=limit, now=now)
+        busy = self._readers.busy(now)
+        run.read(offset, end, waits=not here, limit=limit, now=now, busy=busy)
         if here:
             self._deliver(unique, offset, end)
         else:
