@@ -358,7 +358,7 @@ def test_what_a_hostile_worker_tries_is_refused(name: str, scene: Scene) -> None
 
 # -- what is left ----------------------------------------------------------------------------------
 
-LEFT = {
+LEFT: dict[str, Callable[[Scene], object]] = {
     "write at home": lambda s: (s.home / "mine").write_text("x"),
     "make a directory at home": lambda s: (s.home / "d").mkdir(),
     "look into /etc": lambda _: Path("/etc/passwd").read_text(),

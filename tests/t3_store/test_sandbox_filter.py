@@ -229,7 +229,7 @@ def filtered() -> None:
 def call(name: str, *arguments: int) -> Callable[[], None]:
     """Return a real call, which must not be one that does anything."""
     libc = ctypes.CDLL(None, use_errno=True)
-    number = here.numbers.get(name, -1) if isinstance(name, str) else name
+    number = here.numbers[name]
 
     def act() -> None:
         if libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) < 0:

@@ -90,8 +90,9 @@ def test_nothing_is_executed_anywhere(tree: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     for path in ("/bin/true", str(program)):
-        assert outcome_of(lambda path=path: os.execv(path, [path])) == DONE
-        assert outcome_of(step, lambda path=path: os.execv(path, [path])) == NO_ACCESS
+        execute = partial(os.execv, path, [path])
+        assert outcome_of(execute) == DONE
+        assert outcome_of(step, execute) == NO_ACCESS
 
 
 def test_a_file_by_itself_and_a_place_that_is_not_there(tree: Path) -> None:

@@ -52,6 +52,10 @@ def _enter_domain(needs: Needs) -> tuple[Layer, ...]:
     except landlock.UnavailableError as error:
         abi, unavailable = 0, str(error)
     return tuple(
-        Layer(name, unavailable or ("" if abi >= since else f"ABI {since} has it, here is {abi}"))
+        Layer(name, unavailable or _too_old(abi, since))
         for name, since in landlock.LAYERS_SINCE.items()
     )
+
+
+def _too_old(abi: int, since: int) -> str:
+    return "" if abi >= since else f"needs Landlock's version {since}, this kernel has {abi}"

@@ -4,6 +4,7 @@ The helper took everything away before it started us; believing that is not enou
 starts a worker in another way may have forgotten it.
 """
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -40,7 +41,10 @@ def _not_dumpable() -> None:
 
 def _limits() -> None:
     for limit in _LIMITS:
-        resource.setrlimit(limit, (0, 0))
+        try:
+            resource.setrlimit(limit, (0, 0))
+        except ValueError:  # what this module makes of EPERM
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
 
 
 def _memory_deny_write_execute() -> None:

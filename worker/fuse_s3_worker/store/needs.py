@@ -28,7 +28,7 @@ _STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _TOKENS = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 
-_SETTING = re.compile(r"^\s*([a-z0-9_]+)\s*=\s*(\S.*?)\s*$", re.MULTILINE)
+_SETTING = re.compile(r"^[ \t]*([a-z0-9_]+)[ \t]*=[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _PATHS = {"web_identity_token_file", "ca_bundle"}
 
 
