@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
+import pytest
+
 from fuse_s3_helper.worker import _drop_everything
 from fuse_s3_worker import sandbox
 from fuse_s3_worker.sandbox import seccomp
@@ -15,8 +17,9 @@ from fuse_s3_worker.sandbox.bpf import Instruction
 from fuse_s3_worker.sandbox.level import Mode
 from fuse_s3_worker.sandbox.libc import process_control
 from fuse_s3_worker.sandbox.syscalls import ARCHITECTURES
+from support.isolation import in_child
 
-__all__ = ["DONE", "Outcome", "become_worker", "enter", "lacking", "outcome_of"]
+__all__ = ["DONE", "Outcome", "become_worker", "enter", "lacking", "needs_sandbox", "outcome_of"]
 
 _FAULT = 255
 _ACCOUNT = "nobody"
@@ -102,3 +105,15 @@ def lacking(call: str, number: int) -> Callable[[], None]:
         )
 
     return step
+
+
+def _missing() -> str:
+    level = in_child(lambda: enter(mode="best-effort"))
+    return "; ".join(f"{name}: {why}" for name, why in level.missing.items())
+
+
+_MISSING = _missing()
+
+needs_sandbox = pytest.mark.skipif(
+    bool(_MISSING), reason=f"the whole sandbox cannot be had here: {_MISSING}"
+)

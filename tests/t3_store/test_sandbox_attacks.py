@@ -24,10 +24,17 @@ import pytest
 
 from fuse_s3_worker.sandbox import Needs
 from fuse_s3_worker.sandbox.syscalls import ARCHITECTURES
-from support.confined import DONE, Outcome, become_worker, enter, outcome_of
+from support.confined import (
+    DONE,
+    Outcome,
+    become_worker,
+    enter,
+    needs_sandbox,
+    outcome_of,
+)
 from support.isolation import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, needs_sandbox]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -19,8 +19,10 @@ from fuse_s3_worker.sandbox import landlock
 from fuse_s3_worker.sandbox.files import Access, Needs, Place, places
 from fuse_s3_worker.sandbox.landlock import LAYERS_SINCE, UnavailableError
 from fuse_s3_worker.sandbox.process import STEPS
-from support.confined import DONE, Outcome, lacking, outcome_of
+from support.confined import DONE, Outcome, lacking, needs_sandbox, outcome_of
 from support.isolation import needs_root, with_own_mounts
+
+pytestmark = needs_sandbox
 
 NO_ACCESS = Outcome(errno.EACCES)
 

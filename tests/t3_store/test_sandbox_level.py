@@ -19,8 +19,10 @@ import pytest
 from fuse_s3_worker import sandbox
 from fuse_s3_worker.sandbox import LAYERS, Layer, Level, Needs, NotConfinedError, unit_lines
 from fuse_s3_worker.sandbox.allowed import CALLS, FAMILIES, names
-from support.confined import DONE, enter, lacking, outcome_of
+from support.confined import DONE, enter, lacking, needs_sandbox, outcome_of
 from support.process import ROOT
+
+pytestmark = needs_sandbox
 
 LANDLOCK = {"landlock_files", "landlock_tcp", "landlock_scopes"}
 
