@@ -31,8 +31,9 @@ from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
-from fuse_s3_worker.store.needs import store_needs
+from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
+from fuse_s3_worker.store.programs import Programs
 
 __all__ = ["main"]
 
@@ -89,8 +90,17 @@ def _work(helper: socket.socket, level: sandbox.Level) -> None:
     with _refusals(helper, redaction):
         configuration = _configure(order)
         owner = _owner(configuration, order.mount)
+        programs = _programs(configuration, order)
         _enter_sandbox(level, configuration, order)
-    uvloop.run(_reach_and_serve(helper, order, configuration, owner, redaction))
+    uvloop.run(_reach_and_serve(helper, order, configuration, owner, redaction, programs))
+
+
+def _programs(configuration: Configuration, order: Order) -> Programs | None:
+    """Start who will start programs that give keys, while that can be done."""
+    settings = configuration.settings
+    commands = credential_programs(settings, order.files)
+    inside = settings.sandbox != "off" and not order.mount.dry_run
+    return Programs(commands) if commands and inside else None
 
 
 def _enter_sandbox(level: sandbox.Level, configuration: Configuration, order: Order) -> None:
@@ -112,13 +122,14 @@ async def _reach_and_serve(
     configuration: Configuration,
     owner: Owner,
     redaction: Redaction,
+    programs: Programs | None,
 ) -> None:
     """Open the store, say that all is well, and serve it."""
     store = None
     if not order.mount.dry_run:
         with _refusals(helper, redaction):
             store = await open_store(
-                configuration.spec, configuration.settings, order.files, redaction
+                configuration.spec, configuration.settings, order.files, redaction, programs
             )
     _say(helper, handoff.Ready(*owner))
     if store is not None:

@@ -5,16 +5,17 @@ and from the text of the configuration files. Every profile of these counts, use
 which one leads to which is for botocore to work out, inside the sandbox.
 """
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.sandbox import Needs
 
-__all__ = ["store_needs"]
+__all__ = ["credential_programs", "store_needs"]
 
 Files = Mapping[str, tuple[str, bytes]]
 
@@ -36,11 +37,9 @@ def store_needs(settings: Settings, files: Files) -> Needs:
     """Return the ports and files of one mount; `files` are those that the helper read."""
     proxies = [os.environ.get(name, "") for name in _PROXIES]
     proxies = [url if "//" in url else f"http://{url}" for url in proxies if url]
-    if settings.no_sign_request or ("passwd_file" in files and not settings.profile):
-        # The key is there already: nobody else is asked for one.
+    if _has_key(settings, files):
         return Needs(_ports([*_store_urls(settings), *proxies]) | _amazon(settings))
-    home = Path(os.environ.get("HOME", "/nonexistent"))
-    found = dict.fromkeys(_configured(files, home))
+    home, found = _home(), _configured(files)
     urls = [value for name, value in found if "://" in value]
     urls += [os.environ.get(name, "") for name in _SERVICES]
     urls += [*_store_urls(settings), *proxies]
@@ -52,6 +51,22 @@ def store_needs(settings: Settings, files: Files) -> Needs:
         directories=(str(home / ".aws"),),
         own=(str(home / ".aws/sso/cache"),),  # botocore keeps renewed tokens of SSO there
     )
+
+
+def credential_programs(settings: Settings, files: Files) -> list[str]:
+    """Return the command lines of the configuration that give keys."""
+    if _has_key(settings, files):
+        return []
+    return [value for name, value in _configured(files) if name == "credential_process"]
+
+
+def _has_key(settings: Settings, files: Files) -> bool:
+    """Tell whether the key is there already, and nobody is asked for one."""
+    return settings.no_sign_request or ("passwd_file" in files and not settings.profile)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("HOME", "/nonexistent"))
 
 
 def _store_urls(settings: Settings) -> list[str]:
@@ -66,16 +81,16 @@ def _amazon(settings: Settings) -> frozenset[int]:
     return frozenset() if settings.endpoint_url else frozenset({_USUAL_PORT["https"]})
 
 
-def _configured(files: Files, home: Path) -> Iterator[tuple[str, str]]:
-    """Yield every setting of the AWS CLI's files: the helper's copies, and the user's own."""
+def _configured(files: Files) -> dict[tuple[str, str], None]:
+    """Return every setting of the AWS CLI's files: the helper's copies, and the user's own."""
     texts = [files[name][1] for name in ("config_file", "shared_credentials_file") if name in files]
     for name in ("config", "credentials"):
         try:
-            texts.append((home / ".aws" / name).read_bytes())
+            texts.append((_home() / ".aws" / name).read_bytes())
         except OSError:
             continue
-    for text in texts:
-        yield from _SETTING.findall(text.decode("utf-8", "replace"))
+    settings = [_SETTING.findall(text.decode("utf-8", "replace")) for text in texts]
+    return dict.fromkeys(itertools.chain.from_iterable(settings))
 
 
 def _ports(urls: list[str]) -> frozenset[int]:
