@@ -33,8 +33,8 @@ After=multi-user.target
 [Service]
 Type=oneshot
 ExecStart=/usr/bin/python3 /opt/fuse-s3-test/guest.py
-StandardOutput=file:/dev/ttyS0
-StandardError=file:/dev/ttyS0
+StandardOutput=file:/dev/ttyS1
+StandardError=file:/dev/ttyS1
 ExecStopPost=/usr/bin/systemctl --no-block poweroff
 
 [Install]
@@ -70,6 +70,7 @@ def make_disk(fstab: str, keys: Keys) -> Disk:
     test.mkdir(parents=True)
     for name in ("guest.py", "hostile.py"):
         shutil.copy(ROOT / "tests/system/vm" / name, test)
+        (test / name).chmod(0o755)
     unit = root / "etc/systemd/system/fuse-s3-test.service"
     unit.write_text(_UNIT)
     run("systemctl", "--root", str(root), "enable", "--quiet", unit.name)
@@ -109,6 +110,7 @@ def _install(root: Path) -> None:
     semanage = root / "etc/selinux/semanage.conf"
     semanage.write_text(semanage.read_text() + "\nexpand-check = 1\n")
     run("chroot", str(root), "semodule", "-n", "-i", f"/tmp/{_MODULE.name}")
+    (root / "tmp" / _MODULE.name).unlink()
 
 
 def _label(root: Path) -> None:

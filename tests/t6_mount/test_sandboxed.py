@@ -4,6 +4,7 @@ Every other test of a mount runs in it, too: it is the default.
 """
 
 import errno
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from fuse_s3_worker.sandbox import LAYERS
 from support import faults
 from support.attempts import FAILURE, Attempt
 from support.confined import needs_sandbox
-from support.mounts import Mount, MountFailedError, run
+from support.mounts import Mount, MountFailedError, run, workers
 from support.proxy import Proxy
 from support.rawserver import Peer, RawServer, Request, reply
 from support.s3 import Bucket, Store
@@ -232,6 +233,26 @@ def test_https_through_a_proxy(servers: Servers, rgw: Store) -> None:
             works(mnt, bucket)
         assert all(request.method == "CONNECT" for request in proxy.requests)
         assert proxy.requests
+
+
+def test_the_key_of_a_program(bucket: Bucket, public: Path) -> None:
+    """Which runs beside the sandbox, with no more power; and ends with the mount."""
+    keys = bucket.store.keys
+    answer = {"Version": 1, "AccessKeyId": keys.access, "SecretAccessKey": keys.secret}
+    program, seen = public / "program", public / "seen"
+    program.write_text(f"#!/bin/sh\ncat /proc/self/status >{seen}\necho '{json.dumps(answer)}'\n")
+    program.chmod(0o755)
+    seen.touch()
+    seen.chmod(0o666)
+    config = public / "config"
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    nothing = {"AWS_EC2_METADATA_DISABLED": "true"}
+    with Mount(bucket, f"config_file={config}", environment=nothing) as mnt:
+        works(mnt, bucket)
+        assert len(workers()) == 2
+        text = seen.read_text()
+        assert re.search(r"^CapEff:\t0+$", text, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\t1$", text, re.MULTILINE)
 
 
 def test_an_ordinary_users_own_files(bucket: Bucket, public: Path) -> None:

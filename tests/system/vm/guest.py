@@ -122,16 +122,22 @@ def _wait_for_end() -> None:
 
 def denials() -> None:
     """What was refused so far, to anybody who has to do with us."""
-    for line in run("dmesg").splitlines():
-        if "avc:  denied" in line and "fuse_s3" in line:
-            say("denied", line)
-    say("log", "\n".join(line for line in run("dmesg").splitlines() if "fuse-s3" in line)[:2000])
+    for line in _denied():
+        say("denied", line)
+
+
+def _denied() -> list[str]:
+    lines = run("dmesg").splitlines()
+    return [line for line in lines if "avc:  denied" in line and "fuse_s3" in line]
 
 
 def attacks() -> None:
     """A hostile worker, and the same program where no policy is about it."""
     user = ("setpriv", "--reuid", "fuse-s3", "--regid", "fuse-s3", "--clear-groups")
+    enforce = Path("/sys/fs/selinux/enforce")
+    enforce.write_text("0")
     say("free", run(*user, "/opt/fuse-s3-test/hostile.py"))
+    enforce.write_text("1")
     keep = _WORKER.with_suffix(".kept")
     _WORKER.rename(keep)
     try:
@@ -141,6 +147,7 @@ def attacks() -> None:
     finally:
         _WORKER.unlink()
         keep.rename(_WORKER)
+    say("noticed", len(_denied()))
 
 
 main()

@@ -88,7 +88,6 @@ ACTS: dict[str, Callable[[], object]] = {
     "connect": _connect,
     "bus": _bus,
     "tmp": lambda: os.open("/tmp/fuse-s3-test", os.O_WRONLY | os.O_CREAT),
-    "parent": lambda: os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY),
     "boot": lambda: os.open("/boot", os.O_RDONLY),
 }
 

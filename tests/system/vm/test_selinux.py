@@ -50,7 +50,8 @@ def boot(disk: Disk) -> Findings:
     """Run the machine until it powers off; return what `guest.py` found."""
     command = [
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"),
-        *("-m", "1024", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
+        *("-m", "1024", "-nodefaults", "-display", "none", "-no-reboot"),
+        *("-serial", f"file:{BUILD / 'console.log'}", "-serial", f"file:{BUILD / 'findings'}"),
         *("-kernel", str(disk.kernel), "-initrd", str(disk.initrd)),
         *("-drive", f"file={disk.image},format=raw,if=virtio,cache=unsafe"),
         *("-nic", "user,model=virtio-net-pci"),
@@ -58,13 +59,9 @@ def boot(disk: Disk) -> Findings:
         "root=/dev/vda rw console=ttyS0 security=selinux enforcing=1 quiet "
         "systemd.show_status=0 audit_backlog_limit=8192",
     ]
-    console = BUILD / "console.log"
-    with console.open("wb") as output:
-        subprocess.run(
-            command, check=True, stdin=subprocess.DEVNULL, stdout=output, timeout=_PATIENCE
-        )
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE)
     found: Findings = defaultdict(list)
-    for line in console.read_text(errors="replace").splitlines():
+    for line in (BUILD / "findings").read_text(errors="replace").splitlines():
         if match := re.match(r"@(\S+(?: /\S+)?) ?(.*)", line.strip()):
             found[match[1]].append(match[2])
     return found
@@ -116,6 +113,8 @@ def test_a_mount_with_a_context_works(found: Findings) -> None:
 
 def test_nothing_that_is_needed_was_denied(found: Findings) -> None:
     assert found["denied"] == []
+    # and denials are noticed: those of the attacks, which come later
+    assert int(one(found, "noticed")) >= len(REFUSED) - 1
 
 
 def test_the_sandbox_is_as_complete_as_that_kernel_allows(found: Findings) -> None:
@@ -137,7 +136,6 @@ REFUSED = {
     "bus": "the system bus",
     "tmp": "a file elsewhere",
     "boot": "the kernel's directory",
-    "parent": "another process",
 }
 
 
