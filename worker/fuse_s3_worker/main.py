@@ -62,6 +62,17 @@ class Order(NamedTuple):
     log_file: int | None
 
 
+class Prepared(NamedTuple):
+    """What is known and what was given up before the first byte of the network's."""
+
+    order: Order
+    configuration: Configuration
+    owner: Owner
+    redaction: Redaction
+    programs: Programs | None
+    level: sandbox.Level
+
+
 def main() -> int:
     """Run the worker; return its exit status."""
     if sys.argv[1:] == ["--help"]:
@@ -88,65 +99,56 @@ def _work(helper: socket.socket, level: sandbox.Level) -> None:
     order = _receive_order(helper)
     redaction = _start_log(order)
     with _refusals(helper, redaction):
-        configuration = _configure(order)
-        owner = _owner(configuration, order.mount)
-        programs = _programs(configuration, order)
-        _enter_sandbox(level, configuration, order)
-    uvloop.run(_reach_and_serve(helper, order, configuration, owner, redaction, programs))
+        prepared = _prepare(order, redaction, level)
+    uvloop.run(_reach_and_serve(helper, prepared))
+
+
+def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepared:
+    """Do what has to be done before the sandbox closes, and close it.
+
+    Afterwards user names are numbers, the log is open, and what the helper read is in memory;
+    what is needed later is needed by the store, which says what that is.
+    """
+    configuration = configure(order.mount.spec, order.mount.options, sloppy=order.mount.sloppy)
+    settings = configuration.settings
+    logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[settings.log_level])
+    owner = _owner(configuration, order.mount)
+    needs = store_needs(settings, order.files)
+    if opener.needs_proc():
+        needs = needs._replace(directories=(*needs.directories, "/proc"))
+    programs = None if order.mount.dry_run else _programs(configuration, order)
+    entered = sandbox.enter(level, settings.sandbox, needs)
+    event(_log, logging.INFO, "sandbox", entered.details())
+    return Prepared(order, configuration, owner, redaction, programs, entered)
 
 
 def _programs(configuration: Configuration, order: Order) -> Programs | None:
     """Start who will start programs that give keys, while that can be done."""
     settings = configuration.settings
     commands = credential_programs(settings, order.files)
-    inside = settings.sandbox != "off" and not order.mount.dry_run
-    return Programs(commands) if commands and inside else None
+    return Programs(commands) if commands and settings.sandbox != "off" else None
 
 
-def _enter_sandbox(level: sandbox.Level, configuration: Configuration, order: Order) -> None:
-    """Give up what this mount has no need for; what is needed later is needed by the store.
-
-    User names are numbers by now, the log is open, and what the helper read is in memory.
-    """
-    settings = configuration.settings
-    needs = store_needs(settings, order.files)
-    if opener.needs_proc():
-        needs = needs._replace(directories=(*needs.directories, "/proc"))
-    entered = sandbox.enter(level, settings.sandbox, needs)
-    event(_log, logging.INFO, "sandbox", entered.details())
-
-
-async def _reach_and_serve(
-    helper: socket.socket,
-    order: Order,
-    configuration: Configuration,
-    owner: Owner,
-    redaction: Redaction,
-    programs: Programs | None,
-) -> None:
+async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
     """Open the store, say that all is well, and serve it."""
     store = None
-    if not order.mount.dry_run:
-        with _refusals(helper, redaction):
+    if not prepared.order.mount.dry_run:
+        spec, settings, _ = prepared.configuration
+        with _refusals(helper, prepared.redaction):
             store = await open_store(
-                configuration.spec, configuration.settings, order.files, redaction, programs
+                spec, settings, prepared.order.files, prepared.redaction, prepared.programs
             )
-    _say(helper, handoff.Ready(*owner))
+    _say(helper, handoff.Ready(*prepared.owner))
     if store is not None:
-        await _serve(helper, order, configuration, owner, store)
+        await _serve(helper, prepared, store)
 
 
-async def _serve(
-    helper: socket.socket,
-    order: Order,
-    configuration: Configuration,
-    owner: Owner,
-    store: S3Store,
-) -> None:
+async def _serve(helper: socket.socket, prepared: Prepared, store: S3Store) -> None:
     """Wait for the connection, serve it, and tell the helper when it works."""
+    order, configuration = prepared.order, prepared.configuration
     spec, settings = configuration.spec, configuration.settings
     await _expect(helper, handoff.Serve)
-    fs = build_file_system(store, settings, owner, spec.prefix)
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix)
     session = Session(Channel(order.device), fs)
     session.start()
     await session.adapter.initialized.wait()
@@ -164,13 +166,6 @@ async def _serve(
     for note in configuration.notes:
         event(_log, logging.INFO, "option", {"note": note})
     await session.run()
-
-
-def _configure(order: Order) -> Configuration:
-    mount = order.mount
-    configuration = configure(mount.spec, mount.options, sloppy=mount.sloppy)
-    logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[configuration.settings.log_level])
-    return configuration
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:
