@@ -16,9 +16,9 @@ from typing import Protocol
 from fuse_s3_worker.cache.columns import Columns
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
-from fuse_s3_worker.fs.names import child_name
+from fuse_s3_worker.fs.names import nameable
 from fuse_s3_worker.log import event
-from fuse_s3_worker.store.types import ListPage, ObjectStore
+from fuse_s3_worker.store.types import ListPage, ObjectInfo, ObjectStore
 
 __all__ = ["Listing", "Local", "Named"]
 
@@ -59,7 +59,7 @@ class Listing:
         self._rows = Columns(key)
         self._changes = metadata.changes(key)
         self._behind: list[Named] = []  # what is in no row
-        self._held: dict[str, tuple[Entry, float]] = {}
+        self._held: dict[str, tuple[ObjectInfo | None, float]] = {}
         self._skipped = 0
         self._token: str | None = None
         self._next: _Page | None = None
@@ -191,37 +191,38 @@ class Listing:
 
     def _take(self, page: ListPage, until: float) -> None:
         """Sort a page's objects and prefixes into entries, which are believed `until` then."""
-        fresh: dict[str, tuple[Entry, float]] = {}
-        last = ""
+        held, start, last = self._held, len(self._key), ""
         for info in page.objects:
-            last = max(last, info.key)
-            name = child_name(info.key, self._key)
+            key = info.key
+            last = max(last, key)
+            name = key[start:]
             # With the delimiter, a key that ends with a slash is the directory's own marker.
-            if name is not None and not info.key.endswith("/"):
-                fresh[name] = Entry.file(info), until
-            elif info.key != self._key:
+            if nameable(name):
+                held[name] = info, until
+            elif name:
                 self._skipped += 1
         for prefix in page.prefixes:
             last = max(last, prefix)
-            name = child_name(prefix, self._key)
-            if name is None:
-                self._skipped += 1
+            name = prefix[start:].removesuffix("/")
+            if nameable(name):
+                held[name] = None, until
             else:
-                fresh[name] = Entry.folder(), until
-        self._held |= fresh
+                self._skipped += 1
         self._rows.hear(until)
-        self._release(None if page.token is None else last)
+        self._release(None if page.token is None else last[start:])
 
     def _release(self, last: str | None) -> None:
         """Make final what cannot change any more, now that the listing has come to `last`."""
+        held, append = self._held, self._rows.append
         # Text compares like its UTF-8, which is what the bucket is sorted by.
-        final = [
-            (f"{name}/", name)
-            for name, (entry, _) in self._held.items()
-            if last is None or entry.directory or f"{self._key}{name}/" <= last
-        ]
-        for _, name in sorted(final):
-            self._rows.append(name, *self._held.pop(name))
+        final = sorted(
+            place
+            for name, (info, _) in held.items()
+            if (place := f"{name}/") and (last is None or info is None or place <= last)
+        )
+        for place in final:
+            name = place[:-1]
+            append(name, *held.pop(name))
 
     def _finish(self) -> None:
         """Add what the bucket did not list when it was asked."""
