@@ -18,7 +18,8 @@ from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.blocks import BLOCK, Pool
-from fuse_s3_worker.transfer.readahead import Run, Runs
+from fuse_s3_worker.transfer.readahead import Reading
+from fuse_s3_worker.transfer.runs import Course, Runs
 from fuse_s3_worker.transfer.segment import Segment
 
 __all__ = ["Answer", "ReadStream", "Readers", "Source"]
@@ -139,16 +140,15 @@ class ReadStream:
             self._answer.reply(unique)
             return
         here = self._has(offset, end)
-        run = self._runs.for_read(offset)
         limit, now = self._readers.window_limit, self._loop.time()
-        busy = self._readers.busy(now)
-        run.read(offset, end, waits=not here, limit=limit, now=now, busy=busy)
+        found = Reading(not here, limit, now, self._readers.busy(now))
+        run = self._runs.read(offset, end, found)
         if here:
             self._deliver(unique, offset, end)
         else:
             self._parked.append(_Parked(unique, offset, end, size))
             self._fetch_missing(offset, end)
-        self._read_ahead(run)
+        self._read_ahead(run, limit)
 
     def interrupt(self, unique: int) -> bool:
         """Give up the READ `unique` if it waits here; tell whether it did."""
@@ -217,8 +217,8 @@ class ReadStream:
             if segment:
                 at = segment.end
 
-    def _read_ahead(self, run: Run) -> None:
-        for start, end in run.ahead(self._info.size):
+    def _read_ahead(self, run: Course, limit: int) -> None:
+        for start, end in run.ahead(self._info.size, limit):
             # An eighth of the memory stays for those who wait.
             if self._pool.available < self._pool.budget // 8 + end - start:
                 return
@@ -334,15 +334,8 @@ class ReadStream:
                 freed += segment.size
                 self._remove(segment)
         for run in self._runs:
-            run.window //= 2
-            run.high = min(run.high, max(run.position, self._held_up_to(run.position)))
+            run.yield_memory()
         return freed
-
-    def _held_up_to(self, offset: int) -> int:
-        for segment in self._segments:
-            if segment.start <= offset < segment.end:
-                offset = segment.end
-        return offset
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
