@@ -189,7 +189,8 @@ class ReadStream:
         self._delivered_any = True
         for segment in segments:
             segment.delivered += min(end, segment.end) - max(start, segment.start)
-        self._let_go()
+            if segment.delivered >= segment.size:
+                self._let_go(segment)
 
     def _arrived(self) -> None:
         """Answer the parked READs whose bytes are here by now."""
@@ -263,7 +264,7 @@ class ReadStream:
         if segment not in self._segments:
             segment.free()
         elif error is None and not task.cancelled():
-            self._let_go()
+            self._sweep()
             self._pool.relieve()
         else:
             self._remove(segment)
@@ -314,13 +315,16 @@ class ReadStream:
 
     # -- memory ---------------------------------------------------------------------------------
 
-    def _let_go(self) -> None:
-        """Give back segments that their reader had, or that no run will come to any more."""
+    def _sweep(self) -> None:
+        """Give back segments that their readers had, or that no run will come to any more."""
         for segment in self._segments[:]:
-            done = segment.delivered >= segment.size
-            done = done or not self._runs.wanted(segment.start, segment.end)
-            if done and not segment.busy and not self._waited_for(segment):
-                self._remove(segment)
+            if segment.delivered >= segment.size or not self._runs.wanted(*segment.place):
+                self._let_go(segment)
+
+    def _let_go(self, segment: Segment) -> None:
+        """Give a segment back, unless it is being filled or somebody waits for it."""
+        if not segment.busy and not self._waited_for(segment):
+            self._remove(segment)
 
     def _waited_for(self, segment: Segment) -> bool:
         """Tell whether a parked READ needs a segment, maybe beside another that is not here."""

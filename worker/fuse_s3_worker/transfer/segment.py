@@ -35,6 +35,11 @@ class Segment:
         return f"Segment({self.start}..{self.end}, {self.filled} here)"
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Where it begins and ends."""
+        return self.start, self.end
+
+    @property
     def size(self) -> int:
         """Bytes from `start` to `end`."""
         return self.end - self.start
