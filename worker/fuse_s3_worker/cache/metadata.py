@@ -141,6 +141,11 @@ class Metadata:
         self._directories.move_to_end(key)
         return Listed(directory.columns, directory.listed_at)
 
+    def rows(self, key: str) -> Columns | None:
+        """Return what was listed of a directory last, which may be out of date."""
+        directory = self._directories.get(key)
+        return directory.columns if directory is not None else None
+
     def populated(self, key: str) -> bool:
         """Tell whether a directory is known as a whole, and known to have something in it."""
         listed = self.listing(key)

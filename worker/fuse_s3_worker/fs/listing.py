@@ -65,12 +65,18 @@ class Listing:
         self._next: _Page | None = None
         self._after_next: tuple[str, _Page] | None = None
         self._waited_for = False
+        self._begun = False
         self._remembered = metadata.listing(key)
         self._turn = asyncio.Lock()
 
     def __len__(self) -> int:
         """Return how many numbers are given away."""
         return len(self._rows) + len(self._behind)
+
+    @property
+    def believed_until(self) -> float:
+        """Until when all that was heard so far is believed; inf when nothing was."""
+        return self._rows.oldest
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -137,6 +143,12 @@ class Listing:
             self._next = None
         self._drop_after_next()
 
+    async def begin(self) -> None:
+        """Fetch the first page and none ahead, if nobody has begun by now."""
+        async with self._turn:
+            if not self._begun:
+                await self._fetch_page(ahead=False)
+
     async def next_page(self) -> None:
         """Fetch a page and none ahead."""
         async with self._turn:
@@ -155,6 +167,7 @@ class Listing:
             raise
         finally:
             self._waited_for = False
+        self._begun = True
         self._token = page.token
         self._next = self._page_after(page.token) if ahead and page.token is not None else None
         self._take(page, until)
