@@ -10,6 +10,7 @@ from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.names import (
     KEY_MAX,
     NAME_MAX,
+    above,
     can_be_directory,
     decode_name,
     nameable,
@@ -47,6 +48,18 @@ def test_names_that_are_no_keys(name: bytes, number: int) -> None:
 @pytest.mark.parametrize("name", ["", "/", "x/", "/x", ".", "..", "a\0b", LONG + "n", WIDE + "ab"])
 def test_what_no_program_can_name(name: str) -> None:
     assert not nameable(name)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("", []),
+        ("a/", [("", "a")]),
+        ("ä/b c/d/", [("", "ä"), ("ä/", "b c"), ("ä/b c/", "d")]),
+    ],
+)
+def test_what_is_above_a_directory(key: str, expected: list[tuple[str, str]]) -> None:
+    assert above(key) == expected
 
 
 def test_the_longest_key_is_a_files_and_a_directory_has_room_for_its_slash() -> None:

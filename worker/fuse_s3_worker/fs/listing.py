@@ -16,7 +16,7 @@ from typing import Protocol
 from fuse_s3_worker.cache.columns import Columns
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
-from fuse_s3_worker.fs.names import nameable
+from fuse_s3_worker.fs.names import above, nameable
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, ObjectStore
 
@@ -56,6 +56,7 @@ class Listing:
         self._metadata = metadata
         self._key = key
         self._local = local
+        self._above = above(key)
         self._rows = Columns(key)
         self._changes = metadata.changes(key)
         self._behind: list[Named] = []  # what is in no row
@@ -192,10 +193,19 @@ class Listing:
 
     async def _receive(self, token: str | None) -> tuple[ListPage, float]:
         """Return a page and until when it is believed, which may be long before it is read."""
+        metadata = self._metadata
+        changes = [metadata.changes(key) for key, _ in self._above]
         page = await self._store.list_page(
             self._key, delimiter="/", token=token, on_token=self._ask_after
         )
-        return page, self._metadata.until()
+        if page.objects or page.prefixes:
+            # Who goes through a large directory looks it up again and again meanwhile.
+            for (key, name), number in zip(self._above, changes, strict=True):
+                known = metadata.get(key, name)
+                marked = known is not None and known.entry is not None and known.entry.directory
+                entry = known.entry if known is not None and marked else Entry.folder()
+                metadata.learn(key, name, entry, number)
+        return page, metadata.until()
 
     def _ask_after(self, token: str) -> None:
         """Ask for the page behind one that has come, before that is read, if a program waits."""

@@ -7,10 +7,11 @@ either: keys are UTF-8.
 """
 
 import errno
+from itertools import accumulate
 
 from fuse_s3_worker.errors import FileSystemError
 
-__all__ = ["KEY_MAX", "NAME_MAX", "can_be_directory", "decode_name", "nameable"]
+__all__ = ["KEY_MAX", "NAME_MAX", "above", "can_be_directory", "decode_name", "nameable"]
 
 NAME_MAX = 255  # bytes: NAME_MAX of limits.h
 KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
@@ -39,6 +40,18 @@ def decode_name(name: bytes, directory_key: str) -> str:
 def can_be_directory(key: str) -> bool:
     """Tell whether there is room for the slash that a directory's key ends with."""
     return len(key.encode()) < KEY_MAX
+
+
+def above(directory_key: str) -> list[tuple[str, str]]:
+    """Return what contains a directory: each directory's key, and the name in it that leads on.
+
+    Whatever is in the directory proves that all of them exist.
+    """
+    names = directory_key.split("/")[:-1]
+    ends = accumulate(len(name) + 1 for name in names)
+    return [
+        (directory_key[: end - len(name) - 1], name) for name, end in zip(names, ends, strict=True)
+    ]
 
 
 def nameable(component: str) -> bool:
