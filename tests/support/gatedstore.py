@@ -190,6 +190,10 @@ class GatedStore(MemoryStore):
         )
         return _unless(late, page)
 
+    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+        late = await self._enter("peek")
+        return _unless(late, await super().peek(key, limit))
+
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         await self._enter("get_range")
         if not self.by_hand:

@@ -76,7 +76,9 @@ async def test_a_directory_is_known_to_exist_as_long_as_pages_of_it_come() -> No
         async for record in t.fs.directories.entries(number, 0):
             if not record.is_dot:
                 await t.walk(f"a/b/{record.name.decode()}")
-                await asyncio.sleep(0.04)  # a page, which came one ahead, is read within its lifetime
+                await asyncio.sleep(
+                    0.04
+                )  # a page, which came one ahead, is read within its lifetime
         assert asked(t) == ["ListObjectsV2"] * PAGES
         t.fs.directories.releasedir(number)
 

@@ -141,6 +141,16 @@ class Metadata:
         self._directories.move_to_end(key)
         return Listed(directory.columns, directory.listed_at)
 
+    def hint(self, key: str, name: str) -> Entry | None:
+        """Return what a name stood for when anything was heard of it, which may be out of date."""
+        directory = self._directories.get(key)
+        if directory is None:
+            return None
+        if (found := directory.names.get(name)) is not None:
+            return None if found.entry is _UNKNOWN else found.entry
+        row = directory.columns.find(name) if directory.columns is not None else None
+        return directory.columns.entry(row) if directory.columns and row is not None else None
+
     def rows(self, key: str) -> Columns | None:
         """Return what was listed of a directory last, which may be out of date."""
         directory = self._directories.get(key)

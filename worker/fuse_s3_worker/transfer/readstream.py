@@ -150,6 +150,11 @@ class ReadStream:
             self._fetch_missing(offset, end)
         self._read_ahead(run, limit)
 
+    def begin_with(self, data: memoryview) -> None:
+        """Take the first bytes of the version, which came earlier and are charged to the pool."""
+        self._segments.append(Segment.of_bytes(self._pool, 0, data))
+        self._readers.reading(self)
+
     def interrupt(self, unique: int) -> bool:
         """Give up the READ `unique` if it waits here; tell whether it did."""
         for parked in self._parked:
