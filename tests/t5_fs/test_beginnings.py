@@ -248,6 +248,36 @@ async def test_who_opens_to_write_takes_nothing() -> None:
         assert t.pool.statistics().used == 0
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_is_stored_below_the_name_of_a_file_that_is_read_shows_within_a_minute(
+    *, listed: bool
+) -> None:
+    """[S69] Where programs read the small files of a directory one after another, a name stays a
+    file for up to a minute after another client has stored something below it.
+    """
+
+    async def body() -> None:
+        async with tree(FILES, lifetime=LIFETIME) as t:
+            await begin(t, listed=listed)
+            for number in range(4):
+                await read(t, number)
+            t.store.write("d/003/below", b"")
+            begun, expired = t.metadata.now(), t.metadata.now()
+            seen = []
+            while t.metadata.now() - begun < 60:
+                if t.metadata.now() - expired > 30:  # as a session does
+                    t.fs.expire()
+                    expired = t.metadata.now()
+                seen.append((await look(t, 3)).node.is_directory)
+                for number in range(2):
+                    await read(t, number)
+            assert seen[-1]
+            assert seen == sorted(seen)
+            assert not listed or not seen[0]
+
+    run(body())
+
+
 # -- what is kept ---------------------------------------------------------------------------------
 
 

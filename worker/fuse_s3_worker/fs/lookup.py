@@ -160,26 +160,22 @@ class Resolver:
         changes = metadata.changes(directory_key)
         hint = metadata.hint(directory_key, name)
         wanted = reads or self._beginnings.expected(directory_key)
-        entry = await self._look(key, hint, wanted=wanted)
-        if not metadata.learn(directory_key, name, entry, changes):
+        alone = wanted and hint is not None and _is_small(hint)
+        # What was a file and still is one has most probably nothing below it.
+        info = await self._peek(key) if alone else None
+        if info is not None:
+            entry: Entry | None = Entry.file(info)
+        else:
+            alone = False
+            entry = await self._look(key, peek=wanted and hint is None)
+        if not metadata.learn(directory_key, name, entry, changes, alone=alone):
             # This mount changed something meanwhile, perhaps this name: what it knows is newer.
             return metadata.get(directory_key, name) or Known(entry, 0.0)
         return Known(entry, metadata.lifetime)
 
-    async def _look(self, key: str, hint: Entry | None, *, wanted: bool) -> Entry | None:
-        """Ask what a key stands for.
-
-        Args:
-            key: the key, without a slash behind it.
-            hint: what it stood for, as far as is known.
-            wanted: a file's first bytes are wanted too, if it is a small one.
-        """
-        if wanted and hint is not None and _is_small(hint):
-            # What was a file and still is one has most probably nothing below it.
-            if (info := await self._peek(key)) is not None:
-                return Entry.file(info)
-            wanted = False
-        look = self._peek if wanted and hint is None else self._head
+    async def _look(self, key: str, *, peek: bool) -> Entry | None:
+        """Ask what a key stands for; `peek` brings a file's first bytes along."""
+        look = self._peek if peek else self._head
         try:
             async with asyncio.TaskGroup() as group:
                 head = group.create_task(look(key))
