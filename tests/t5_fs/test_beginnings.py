@@ -100,6 +100,7 @@ async def test_a_file_that_was_replaced_is_the_new_one_by_one_request() -> None:
         handle = await t.open_node(node)
         assert await t.read(handle, 0, 128 * KIB) == b"another, and shorter"
         assert (await t.attributes(node)).size == 20
+        assert t.notices.invalidated == [node], "the kernel still has the size of before"
         assert asked(t) == ["GetObject"]
         await t.close(handle)
 

@@ -138,7 +138,12 @@ class Core:
         known = await self.look(node.parent, node.name, reads=reads)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
-        return self.found_as(node, known.entry.info, known.seconds_left)
+        before, info = node.info, known.entry.info
+        found = self.found_as(node, info, known.seconds_left)
+        if self.kernel is not None and before is not None and node.info not in {None, before}:
+            # An answer to OPEN has no size, and the kernel may believe the one before for a while.
+            self.kernel.invalidate(node.id)
+        return found
 
     def found_as(self, node: Node, info: ObjectInfo | None, seconds: float) -> Found:
         """Describe `node`, of which the bucket says `info` for so many `seconds`."""
