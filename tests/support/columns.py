@@ -14,7 +14,7 @@ def columns(key: str, *entries: tuple[str, Entry], until: float = math.inf) -> C
     made = Columns(key)
     made.hear(until)
     for name, entry in entries:
-        made.append(name, entry, until)
+        made.append(name, None if entry.directory else entry.info, until)
     return made
 
 

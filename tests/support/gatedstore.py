@@ -83,6 +83,7 @@ class GatedStore(MemoryStore):
     Attributes:
         arrivals: GETs under way whose bytes the test brings; see `by_hand`.
         by_hand: whether GETs wait for the test.
+        delay: seconds that every request takes.
         page_max: most names in a page of a listing.
         most_under_way: how many requests of a kind there were at once.
     """
@@ -98,6 +99,7 @@ class GatedStore(MemoryStore):
         self.arrivals: list[Arrival] = []
         self.by_hand = False
         self.page_max = 1000
+        self.delay = 0.0
         self._passing: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
         self._gates: dict[str, tuple[asyncio.Event, int]] = {}
@@ -159,7 +161,7 @@ class GatedStore(MemoryStore):
             gate, first = self._gates.get(operation, (None, 0))
             if gate is not None and number >= first:
                 await gate.wait()
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.delay)
         finally:
             self._passing[operation] -= 1
         if error is not None and not afterwards:
@@ -187,6 +189,10 @@ class GatedStore(MemoryStore):
             prefix, delimiter=delimiter, token=token, max_keys=most, on_token=on_token
         )
         return _unless(late, page)
+
+    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+        late = await self._enter("peek")
+        return _unless(late, await super().peek(key, limit))
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         await self._enter("get_range")

@@ -189,6 +189,14 @@ class MemoryStore:
             passed = name
             yield name if found else self._objects[key].info
 
+    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+        """API: GetObject with Range."""
+        await self._request("GetObject", key)
+        found = self._readable(key, "", "GetObject")
+        if not found.info.size:
+            raise _refusal("InvalidRange", "GetObject", key)
+        return found.info, memoryview(found.data[:limit])
+
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """API: GetObject with If-Match and Range, in pieces."""
         await self._request("GetObject", key)

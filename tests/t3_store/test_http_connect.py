@@ -81,6 +81,27 @@ def test_connections_are_spread_over_all_addresses(
 
 
 @every_loop
+def test_an_address_that_is_avoided_is_used_when_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    several(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+
+    async def main() -> None:
+        with RawServer(who_was_asked, address="0.0.0.0") as server:
+            connector = Connector(Endpoint("http", "bucket.example", server.port))
+            connector.avoid("127.0.0.2")
+            assert {await ask(connector) for _ in range(6)} == {"127.0.0.1", "127.0.0.3"}
+            connector.avoid("127.0.0.1")
+            connector.avoid("127.0.0.3")
+            assert len({await ask(connector) for _ in range(6)}) == 3
+            monkeypatch.setattr(connect, "_AVOID", 0.0)
+            connector.avoid("127.0.0.1")  # which is over at once
+            assert {await ask(connector) for _ in range(3)} == {"127.0.0.1"}
+
+    run(main(), loop)
+
+
+@every_loop
 def test_when_none_answers_the_error_has_every_reason(
     monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:

@@ -79,3 +79,49 @@ def test_there_may_be_more_as_more_end_well() -> None:
         pace.note(USUAL)
         given_up += len(pace.stragglers([SILENT, FINE, FINE]))
     assert 95 <= given_up <= 101
+
+
+# -- an endpoint of several addresses -------------------------------------------------------------
+
+
+def at_rate(rate: float) -> Progress:
+    return Progress(elapsed=1.02, waited=0.02, size=int(rate * MIB))
+
+
+def heard(rates: dict[str, float], count: int = 10) -> Pace:
+    pace = Pace()
+    for _ in range(count):
+        for address, rate in rates.items():
+            pace.note(at_rate(rate), address)
+    return pace
+
+
+def test_an_address_far_slower_than_the_others_is_left_and_gets_another_chance() -> None:
+    pace = heard({"a": 80, "b": 18, "c": 70})
+    assert [name for name in "abcd" if pace.slow_address(name)] == ["b"]
+    assert not pace.slow_address("b"), "nothing is known of it any more"
+    for _ in range(8):
+        pace.note(at_rate(75), "b")
+    assert not pace.slow_address("b")
+
+
+@pytest.mark.parametrize(
+    ("rates", "count"),
+    [
+        ({"a": 80, "b": 21}, 10),  # merely slow
+        ({"b": 1}, 10),  # there is no other
+        ({"a": 80, "b": 1}, 7),  # too little is known
+    ],
+)
+def test_an_address_that_is_no_slower_than_others_may_be_is_kept(
+    rates: dict[str, float], count: int
+) -> None:
+    assert not heard(rates, count).slow_address("b")
+
+
+def test_addresses_are_not_remembered_without_end() -> None:
+    pace = heard({f"{number}": 80 for number in range(200)})
+    for _ in range(10):
+        pace.note(at_rate(1), "0")
+    assert pace.slow_address("0")
+    assert len(pace._by_address) < 70

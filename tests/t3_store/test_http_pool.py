@@ -19,6 +19,7 @@ from fuse_s3_worker.http.errors import (
     StragglerError,
     UnexpectedCloseError,
 )
+from fuse_s3_worker.http.pace import Progress
 from fuse_s3_worker.http.pool import Pool, PoolStatistics
 from fuse_s3_worker.http.tls import client_context
 from support.loops import LOOPS, run
@@ -466,6 +467,47 @@ def test_a_download_far_slower_than_others_is_given_up() -> None:
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(main())
+
+
+def test_connections_to_an_address_that_is_slow_beside_others_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def resolve(_: Connector) -> list[str]:
+        return ["127.0.0.1", "127.0.0.2"]
+
+    monkeypatch.setattr(Connector, "_resolve", resolve)
+    rates = {"127.0.0.1": 80, "127.0.0.2": 10}
+
+    def progress(watched: pool_module._Watched) -> Progress:
+        size = rates[watched.connection.address] << 20
+        return Progress(elapsed=1.02, waited=0.02, size=size)
+
+    monkeypatch.setattr(pool_module._Watched, "progress", progress)
+    addresses: list[str] = []
+
+    def answer(peer: Peer) -> None:
+        while peer.request():
+            addresses.append(peer.address)
+            peer.send(reply(206, b"x" * 10))
+
+    async def main() -> None:
+        with RawServer(answer, address="0.0.0.0") as server:
+            pool = Pool(Connector(Endpoint("http", "bucket.example", server.port)), limit=16)
+            await _many(pool, 20)
+            assert addresses.count("127.0.0.2") >= 8, "so much has to be known"
+            addresses.clear()
+            await _many(pool, 10)
+            assert set(addresses) == {"127.0.0.1"}
+            pool.close()
+
+    run(main())
+
+
+async def _many(pool: Pool, times: int) -> None:
+    """Download something, four at a time."""
+    head = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
+    for _ in range(times):
+        await asyncio.gather(*(pool.exchange(head, sink=Memory(10)) for _ in range(4)))
 
 
 def test_sending_is_movement_too_and_its_end_a_stall() -> None:

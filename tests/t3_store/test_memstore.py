@@ -92,13 +92,18 @@ async def single_objects(store: ObjectStore) -> Outcomes:
     ):
         sink, name = Memory(end - start), f"bytes {start} to {end} of {etag}"
         found[name] = await outcome(store.get_range("k", etag, start, end, sink)), sink.received
+    for limit in (1, 9, 10, 11, 100):
+        first, data = await store.peek("k", limit)
+        found[f"the first {limit}"] = first._replace(mtime=0), bytes(data)
     found["replaced"] = await outcome(store.put("k", body(b"again")))
     found["the version before"] = await outcome(store.get_range("k", info.etag, 0, 1, Memory(1)))
     found["put nothing"] = await outcome(store.put("empty", Body((), 0)))
     found["head of nothing"] = await outcome(store.head("empty"))
+    found["the first of nothing"] = await outcome(store.peek("empty", 10))
     for name in ("deleted", "deleted again"):
         found[name] = await outcome(store.delete("k"))
     found["head of none"] = await outcome(store.head("k"))
+    found["the first of none"] = await outcome(store.peek("k", 10))
     found["bytes of none"] = await outcome(store.get_range("k", "", 0, 1, Memory(1)))
     found["a long key"] = await outcome(store.put("k" * 1024, body(b"x")))
     found["a key too long"] = await outcome(store.put("k" * 1025, body(b"x")))

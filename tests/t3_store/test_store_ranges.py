@@ -3,6 +3,7 @@
 import pytest
 
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.store.types import ObjectInfo
 from support.rawserver import Answer, End, RawServer, Request, head_of, reply
 from support.segments import Memory
 from support.storekit import ONCE, PERSISTENT, caller_of, make_store, run, signature_is_right
@@ -284,3 +285,65 @@ def test_a_version_that_changes_between_two_attempts_is_never_mixed() -> None:
     run(main())
     assert sink.received == old[:40]
     assert b"n" not in sink.content
+
+
+# -- the first bytes of whatever version there is --------------------------------------------------
+
+MODIFIED = {"last_modified": "Thu, 26 Nov 2026 10:00:00 GMT", "etag": ETAG}
+
+
+def peeked(script: list[Answer | bytes], limit: int) -> tuple[ObjectInfo, bytes, list[Request]]:
+    async def main() -> tuple[ObjectInfo, memoryview]:
+        return await make_store(server.url, patience=PERSISTENT).peek("k", limit)
+
+    with RawServer.answering(script) as server:
+        info, data = run(main())
+        return info, bytes(data), server.requests
+
+
+@pytest.mark.parametrize("limit", [1, 100, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 1, 9999])
+def test_the_first_bytes_come_with_what_the_object_is(limit: int) -> None:
+    data = CONTENT[:limit]
+    where = f"bytes 0-{len(data) - 1}/{len(CONTENT)}"
+    answer = reply(206, data, content_range=where, **MODIFIED)
+    info, found, (request,) = peeked([answer], limit)
+    assert found == data
+    assert info == ObjectInfo("k", len(CONTENT), 1795687200 * 10**9, ETAG)
+    assert request.headers["range"] == f"bytes=0-{limit - 1}"
+    assert "if-match" not in request.headers
+
+
+def test_a_whole_object_that_is_no_longer_is_its_first_bytes_too() -> None:
+    info, found, _ = peeked([reply(200, CONTENT, **MODIFIED)], len(CONTENT))
+    assert (info.size, found) == (len(CONTENT), CONTENT)
+
+
+def test_first_bytes_that_are_cut_off_are_asked_for_again_and_not_mixed() -> None:
+    old = reply(206, b"o" * 50, content_range="bytes 0-49/60", **MODIFIED)
+    new = reply(206, b"n" * 50, content_range="bytes 0-49/50", **(MODIFIED | {"etag": '"n"'}))
+    info, found, requests = peeked([Answer(old[:-20], End.CLOSE), new], 50)
+    assert (info.size, info.etag, found) == (50, '"n"', b"n" * 50)
+    assert len(requests) == 2
+
+
+NO_BEGINNINGS = {
+    "all of a longer one": reply(200, CONTENT, **MODIFIED),
+    "another place": reply(206, CONTENT[1:101], content_range="bytes 1-100/2048", **MODIFIED),
+    "fewer": reply(206, CONTENT[:99], content_range="bytes 0-98/2048", **MODIFIED),
+    "more": reply(206, CONTENT[:101], content_range="bytes 0-100/2048", **MODIFIED),
+    "not what it says": reply(206, CONTENT[:100], content_range="bytes 0-98/2048", **MODIFIED),
+    "a total that is not told": reply(206, CONTENT[:100], content_range="bytes 0-99/*", **MODIFIED),
+    "no place": reply(206, CONTENT[:100], **MODIFIED),
+    "a page of somebody else": reply(200, b"<html>Sign in</html>"),
+}
+
+
+@pytest.mark.parametrize("answer", NO_BEGINNINGS.values(), ids=NO_BEGINNINGS.keys())
+def test_what_is_no_beginning_is_refused(answer: bytes) -> None:
+    async def main() -> None:
+        with pytest.raises(StoreError) as caught:
+            await make_store(server.url, patience=ONCE).peek("k", 100)
+        assert caught.value.fault is Fault.BAD_REPLY
+
+    with RawServer.answering([answer]) as server:
+        run(main())

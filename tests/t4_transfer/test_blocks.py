@@ -1,6 +1,7 @@
 """The memory pool: its budget is hard, waiting is in order, and nothing is lost by giving up."""
 
 import asyncio
+import mmap
 from collections import deque
 from typing import Any
 
@@ -24,10 +25,57 @@ KIB = 1024
 
 
 def test_a_block_is_one_request_of_writable_memory() -> None:
-    block = Block()
-    assert len(block.view) == BLOCK
-    block.view[BLOCK - 3 :] = b"end"
-    assert bytes(block.view[BLOCK - 4 :]) == b"\0end"
+    for count in (1, 2):
+        made = Block.make(count)
+        for number, block in enumerate(made):
+            assert len(block.view) == BLOCK
+            block.view[BLOCK - 3 :] = b"end"
+            block.view[:1] = b"%d" % number
+        assert [bytes(block.view[:2]) for block in made] == [b"%d\0" % n for n in range(count)]
+        assert all(bytes(block.view[BLOCK - 4 :]) == b"\0end" for block in made)
+
+
+def test_a_block_that_is_dropped_leaves_its_pair_alone() -> None:
+    first, second = Block.make(2)
+    first.view[:5] = second.view[:5] = b"bytes"
+    first.drop()
+    assert bytes(first.view[:5]) == bytes(5)
+    assert bytes(second.view[:5]) == b"bytes"
+
+
+def test_a_kernel_without_huge_pages_has_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_POPULATE_WRITE", 12345)
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 12346)
+    (block,) = Block.make(1)
+    block.view[:] = bytes(BLOCK)
+
+
+def _resident(pid: str = "self") -> int:
+    with open(f"/proc/{pid}/statm") as file:  # noqa: PTH123  it is no file of a path's kind
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+@on_loop()
+async def test_what_is_resident_is_what_is_used_and_kept() -> None:
+    """Also where one of each pair is used: the other's memory does not stay behind."""
+    pool = Pool(64 * BLOCK)
+    before = _resident()
+    held = await _full(pool)
+    for block in held:
+        block.view[:] = b"x" * BLOCK
+    for block in held[::2]:
+        pool.give_back(block)
+    assert _resident() - before > 60 * BLOCK
+    pool.charge_nowait(32 * BLOCK)  # memory of somebody's own, which the kept blocks make room for
+    assert pool.statistics().kept == 0
+    assert _resident() - before < 36 * BLOCK
+    assert all(block.view[BLOCK - 1] == ord("x") for block in held[1::2])
+    for block in held[1::2]:
+        pool.give_back(block)
+    pool.uncharge(32 * BLOCK)
+    await asyncio.sleep(blocks._KEEP_IDLE * 3)
+    held.clear()
+    assert _resident() - before < 4 * BLOCK
 
 
 @on_loop()

@@ -8,44 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_s3_worker.transfer.blocks import BLOCK
-from fuse_s3_worker.transfer.readahead import Run, Runs
-
-KIB = 1024
-HUGE = 1 << 40
-LIMIT = 16 * BLOCK
-
-Range = tuple[int, int]
-
-
-class Reader:
-    """Reads a file of `size` bytes; notes what is asked for ahead of it, all of which it gets."""
-
-    def __init__(self, size: int = HUGE, limit: int = LIMIT) -> None:
-        self.size = size
-        self.limit = limit
-        self.runs = Runs()
-        self.ahead: list[Range] = []
-        self.now = 0.0
-        self.busy = True
-
-    def read(self, start: int, length: int, *, waits: bool = True) -> list[Range]:
-        """Return what is asked for now, beside the READ itself."""
-        run = self.runs.for_read(start)
-        end = min(start + length, self.size)
-        run.read(start, end, waits=waits, limit=self.limit, now=self.now, busy=self.busy)
-        asked = list(run.ahead(self.size))
-        self.ahead += asked
-        return asked
-
-    @property
-    def window(self) -> int:
-        """Of the run that was read last."""
-        return next(iter(self.runs)).window
-
-
-def total(ranges: list[Range]) -> int:
-    return sum(end - start for start, end in ranges)
-
+from fuse_s3_worker.transfer.readahead import Reading, Run
+from fuse_s3_worker.transfer.runs import Course, Runs
+from fuse_s3_worker.transfer.steps import Steps
+from support.runs import HUGE, KIB, LIMIT, Range, Reader, total
 
 # -- one program ----------------------------------------------------------------------------------
 
@@ -107,7 +73,7 @@ CHEAP = 16 * BLOCK
 def read_on(reader: Reader, best: int, count: int) -> list[int]:
     """Read so many blocks, at a rate that grows with the window up to `best`; return windows."""
     windows = []
-    start = reader.runs.for_read(0).position if reader.ahead else 0
+    start = reader.last.position if reader.ahead and isinstance(reader.last, Run) else 0
     for number in range(count):
         reader.read(start + number * BLOCK, BLOCK)
         reader.now += BLOCK / min(reader.window, best)
@@ -185,27 +151,12 @@ def test_random_reads_are_never_read_ahead() -> None:
     assert reader.ahead == []
 
 
-@pytest.mark.parametrize("stride", [64 * KIB, BLOCK, 5 * BLOCK, 100 * BLOCK])
-def test_strided_reads_are_not_read_ahead(stride: int) -> None:
-    reader = Reader()
-    for number in range(1, 100):
-        reader.read(number * stride, 4 * KIB)
-    assert reader.ahead == []
-
-
-@pytest.mark.parametrize("length", [4 * KIB, BLOCK])
-def test_reading_backwards_is_not_read_ahead(length: int) -> None:
-    reader = Reader()
-    for number in range(100, 0, -1):
-        reader.read(number * length, length)
-    assert reader.ahead == []
-
-
 def test_a_small_jump_ahead_is_the_same_run_and_a_large_one_is_not() -> None:
     reader = Reader()
     for number in range(4):
         reader.read(number * BLOCK, BLOCK)
     (run,) = reader.runs
+    assert isinstance(run, Run)
     reader.read(run.high + 4 * BLOCK, BLOCK)
     assert list(reader.runs) == [run]
     reader.read(run.high + run.window + 100 * BLOCK, BLOCK)
@@ -219,6 +170,7 @@ def test_reads_that_come_out_of_order_are_one_run() -> None:
     for number in order:
         reader.read(number * BLOCK, BLOCK)
     (run,) = reader.runs
+    assert isinstance(run, Run)
     assert run.position == 10 * BLOCK
     asked = sorted(reader.ahead)
     assert all(a_end <= b for (_, a_end), (b, _) in pairwise(asked))
@@ -226,12 +178,12 @@ def test_reads_that_come_out_of_order_are_one_run() -> None:
 
 def test_a_range_that_could_not_be_had_is_asked_for_again() -> None:
     run = Run(0)
-    run.read(0, BLOCK, waits=True, limit=LIMIT, now=0.0, busy=False)
-    run.read(BLOCK, 2 * BLOCK, waits=True, limit=LIMIT, now=0.0, busy=False)
-    first = next(run.ahead(HUGE))
-    again = list(run.ahead(HUGE))
+    for number in range(2):
+        run.read(number * BLOCK, (number + 1) * BLOCK, Reading(True, LIMIT, 0.0, False))
+    first = next(run.ahead(HUGE, LIMIT))
+    again = list(run.ahead(HUGE, LIMIT))
     assert again[0] == first
-    assert list(run.ahead(HUGE)) == []
+    assert list(run.ahead(HUGE, LIMIT)) == []
 
 
 def test_nothing_is_asked_for_beyond_the_end() -> None:
@@ -251,7 +203,7 @@ def test_interleaved_readers_do_not_disturb_one_another() -> None:
             together.read(start + number * BLOCK, BLOCK)
         alone.read(number * BLOCK, BLOCK)
     assert [(a, b) for a, b in together.ahead if b <= 1000 * BLOCK] == alone.ahead
-    assert {run.position for run in together.runs} == {start + 20 * BLOCK for start in starts}
+    assert {run.position for run in together.ways} == {start + 20 * BLOCK for start in starts}
     assert all(run.window == LIMIT for run in together.runs)
 
 
@@ -269,10 +221,10 @@ def test_the_run_that_rested_longest_makes_room() -> None:
     reader = Reader()
     for number in range(16):
         reader.read((number + 1) * 100 * BLOCK, BLOCK)
-    first = list(reader.runs)[-1]
+    first = reader.ways[-1]
     reader.read(first.position, BLOCK)  # now the second one rested longest
     reader.read(5000 * BLOCK, BLOCK)
-    positions = {run.position // (100 * BLOCK) for run in reader.runs}
+    positions = {run.position // (100 * BLOCK) for run in reader.ways}
     assert len(list(reader.runs)) == 16
     assert 1 in positions
     assert 2 not in positions
@@ -289,7 +241,7 @@ def test_what_a_run_has_passed_is_wanted_until_it_is_well_behind() -> None:
     assert not runs.wanted(0, 6 * BLOCK)
     assert runs.wanted(0, 6 * BLOCK + 1)
     assert runs.wanted(10 * BLOCK, 11 * BLOCK)
-    (run,) = runs
+    (run,) = reader.ways
     assert runs.wanted(run.high - 1, run.high + BLOCK)
     assert not runs.wanted(run.high + run.window, run.high + run.window + BLOCK)
 
@@ -304,6 +256,11 @@ def test_what_one_run_has_passed_another_may_want() -> None:
 
 
 # -- in general -----------------------------------------------------------------------------------
+
+
+def _end_of(run: Course) -> int:
+    return run.position if isinstance(run, Run) else 0
+
 
 READS = st.lists(
     st.tuples(
@@ -320,33 +277,34 @@ READS = st.lists(
 @given(READS, st.integers(1, 50 * BLOCK))
 def test_every_way_of_reading(reads: list[tuple[int, int, bool, int]], size: int) -> None:
     runs = Runs()
-    asked: dict[Run, list[Range]] = {}
+    asked: dict[Course, list[Range]] = {}
     most = 0
     for place, length, waits, limit in reads:
         known = list(runs)
         start = place * BLOCK
         if place < 0:
-            start = known[-place - 1].position if -place <= len(known) else 0
+            start = _end_of(known[-place - 1]) if -place <= len(known) else 0
         if start >= size:
             continue
         most = max(most, limit, length)
         end = min(start + length, size)
-        run = runs.for_read(start)
-        window = run.window
-        first = run not in known
-        run.read(start, end, waits=waits, limit=limit, now=0.0, busy=False)
+        windows = {id(run): run.window for run in known}
+        run = runs.read(start, end, Reading(waits, limit, 0.0, False))
+        window, first = windows.get(id(run), 0), run not in known
         assert run.window <= max(window, limit, length)
         if run.window > window:
             # it grew because somebody waits, or because this is how a window begins
             assert waits or window == 0 or first
         assert run.window <= max(2 * window, length, BLOCK)
-        fresh = list(run.ahead(size))
+        fresh = list(run.ahead(size, limit))
         asked.setdefault(run, []).extend(fresh)
         assert all(0 <= a < b <= size for a, b in fresh)
-        assert total(fresh) <= run.window
-        assert run.high <= max(size, run.position)
         assert all(runs.wanted(a, b) for a, b in fresh)
         assert len(list(runs)) <= 16
-    for ranges in asked.values():
-        assert all(a_end <= b for (_, a_end), (b, _) in pairwise(ranges))
+        if isinstance(run, Run):
+            assert total(fresh) <= max(run.window, limit) + BLOCK
+            assert run.high <= max(size, run.position)
+    for run, ranges in asked.items():
+        in_order = sorted(ranges) if isinstance(run, Steps) else ranges
+        assert all(a_end <= b for (_, a_end), (b, _) in pairwise(in_order))
     assert all(run.window <= most for run in runs)

@@ -309,13 +309,13 @@ async def test_an_interrupted_read_is_answered_and_the_next_one_served() -> None
 async def test_an_open_can_be_interrupted_and_leaves_nothing() -> None:
     async with mounted({"file": b"data"}, lifetime=0.0) as m:
         node = await m.lookup(b"file")
-        m.t.store.hold("head")
+        m.t.store.hold("peek")
         m.start(Opcode.OPEN, pack("<II", os.O_RDONLY, 0), node=node)
         await settle()
         m.interrupt()
         await settle()
         assert m.answer() == Reply(errno.EINTR, b"")
-        m.t.store.let_go("head")
+        m.t.store.let_go("peek")
         await settle()
         assert m.t.fs.statistics().open_files == 0
 

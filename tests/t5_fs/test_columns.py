@@ -86,7 +86,7 @@ def test_a_name_that_is_added_after_looking_is_found() -> None:
     for order in ("ab", "ba"):
         made = Columns(KEY)
         for number, name in enumerate(order):
-            made.append(name, Entry.folder(), 1.0)
+            made.append(name, None, 1.0)
             assert made.find(name) == number
 
 
@@ -101,6 +101,6 @@ def test_a_name_takes_its_bytes_and_about_forty_more(suffix: str) -> None:
     for number in range(count):
         etag = f'"{number:032x}{suffix}"'
         info = ObjectInfo(f"{KEY}{number:020}", number, number * 10**9, etag)
-        made.append(f"{number:0{length}}", Entry.file(info), number // 1000)
+        made.append(f"{number:0{length}}", info, number // 1000)
     held = sum(sys.getsizeof(getattr(made, name)) for name in Columns.__slots__)
     assert held / count < (length + 40) * 1.15  # arrays grow ahead

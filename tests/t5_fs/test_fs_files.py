@@ -601,7 +601,8 @@ async def test_reading_back_what_has_failed_is_an_error() -> None:
 async def test_an_open_that_fails_leaves_nothing() -> None:
     async with tree({"file": b"data"}, lifetime=0.0) as t:
         node = await t.walk("file")
-        t.store.fail("head", unreachable())
+        for operation in ("peek", "head"):
+            t.store.fail(operation, unreachable())
         with pytest.raises(StoreError):
             await t.open_node(node)
         t.store.remove("file")

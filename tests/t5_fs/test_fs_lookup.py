@@ -7,7 +7,9 @@ import pytest
 from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.fs.beginnings import Beginnings
 from fuse_s3_worker.fs.lookup import Resolver
+from fuse_s3_worker.transfer.blocks import Pool
 from support.columns import columns
 from support.gatedstore import GatedStore
 from support.virtualtime import on_loop, run, settle
@@ -22,7 +24,7 @@ class Bucket:
     def __init__(self, *keys: str, lifetime: float = LIFETIME) -> None:
         self.store = GatedStore({key: key.encode() for key in keys})
         self.metadata = Metadata(lifetime, asyncio.get_running_loop().time)
-        self.resolver = Resolver(self.store, self.metadata)
+        self.resolver = Resolver(self.store, self.metadata, Beginnings(Pool(1 << 20)))
 
     def file(self, key: str) -> Entry:
         stored = self.store.stored(key)

@@ -65,6 +65,37 @@ def test_looking_at_each_name_of_a_listing_costs_its_pages(*, plus: bool) -> Non
 
 
 @on_loop()
+async def test_a_directory_is_known_to_exist_as_long_as_pages_of_it_come() -> None:
+    """With a large one that takes many lifetimes, and each name is looked up along its path."""
+    files = {f"a/b/{number:03}": b"x" * number for number in range(COUNT)}
+    async with tree(files | {"a/marked/": b"", "a/marked/x": b""}, lifetime=1.0) as t:
+        t.store.page_max = PAGE
+        number = t.fs.directories.opendir(await t.walk("a/b"))
+        await t.walk("a/marked")
+        t.store.requests.clear()
+        async for record in t.fs.directories.entries(number, 0):
+            if not record.is_dot:
+                await t.walk(f"a/b/{record.name.decode()}")
+                await asyncio.sleep(
+                    0.04
+                )  # a page, which came one ahead, is read within its lifetime
+        assert asked(t) == ["ListObjectsV2"] * PAGES
+        t.fs.directories.releasedir(number)
+
+
+@on_loop()
+async def test_a_page_without_a_name_proves_nothing() -> None:
+    async with tree({"a/x": b""}, lifetime=1.0) as t:
+        parent = await t.walk("a")
+        t.store.remove("a/x")
+        await asyncio.sleep(1.5)
+        number = t.fs.directories.opendir(parent)
+        assert [r.name async for r in t.fs.directories.entries(number, 0)] == [b".", b".."]
+        t.fs.directories.releasedir(number)
+        assert not await t.exists("a")
+
+
+@on_loop()
 async def test_rows_are_believed_as_long_as_their_page() -> None:
     async with tree(FILES) as t:
         t.store.page_max = PAGE

@@ -8,6 +8,7 @@ bisection. Where a store does not sort (directory buckets), an index is made whe
 """
 
 import math
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 
@@ -17,10 +18,11 @@ from fuse_s3_worker.store.types import ObjectInfo
 __all__ = ["Columns"]
 
 _SECOND = 1_000_000_000
-_MD5 = 16  # bytes of an ETag that is an MD5 sum, or one of a multipart upload
+_SUM = 16  # bytes of an ETag that is an MD5 sum, or one of a multipart upload
+_MD5 = re.compile(r'"([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?"')
 _PARTS_MAX = 10_000
 _DIRECTORY, _OTHER = 0xFFFF, 0xFFFE  # instead of a number of parts
-_NO_SUM = bytes(_MD5)
+_NO_SUM = bytes(_SUM)
 
 
 class Columns:
@@ -65,8 +67,8 @@ class Columns:
         self.oldest = min(self.oldest, until)
         self.newest = max(self.newest, until)
 
-    def append(self, name: str, entry: Entry, until: float) -> None:
-        """Add a row; of a directory only its name is kept, its marker is not."""
+    def append(self, name: str, info: ObjectInfo | None, until: float) -> None:
+        """Add a row for a file, or without `info` for a directory: its marker is not kept."""
         if not self._run_untils or self._run_untils[-1] != until:
             self._run_starts.append(len(self))
             self._run_untils.append(until)
@@ -78,16 +80,17 @@ class Columns:
         row = len(self._ends)
         self._names += encoded
         self._ends.append(len(self._names))
-        info = entry.info
-        if entry.directory or info is None:
+        if info is None:
             self._put(_DIRECTORY, _NO_SUM, 0, 0)
             return
-        parts, md5 = _read_etag(info.etag)
-        if parts == _OTHER:
+        md5 = _MD5.fullmatch(info.etag)
+        if md5 is None or (parts := int(md5[2] or 0)) > _PARTS_MAX:
             self._others[row] = info.etag
+            self._put(_OTHER, _NO_SUM, info.size, info.mtime)
+        else:
+            self._put(parts, bytes.fromhex(md5[1]), info.size, info.mtime)
         if info.storage_class:
             self._classes[row] = info.storage_class
-        self._put(parts, md5, info.size, info.mtime)
 
     def _put(self, parts: int, md5: bytes, size: int, mtime: int) -> None:
         self._parts.append(parts)
@@ -124,7 +127,7 @@ class Columns:
         parts = self._parts[row]
         if parts == _OTHER:
             return self._others[row]
-        md5 = self._sums[row * _MD5 : (row + 1) * _MD5].hex()
+        md5 = self._sums[row * _SUM : (row + 1) * _SUM].hex()
         return f'"{md5}-{parts}"' if parts else f'"{md5}"'
 
     def until(self, row: int) -> float:
@@ -140,17 +143,3 @@ class Columns:
             return self._index.get(encoded)
         row = bisect_left(range(len(self)), encoded + b"/", key=lambda at: self.name(at) + b"/")
         return row if row < len(self) and self.name(row) == encoded else None
-
-
-def _read_etag(etag: str) -> tuple[int, bytes]:
-    """Return the number of parts and the sum that an ETag has; _OTHER when it is another kind."""
-    md5, dash, parts = etag[1:-1].partition("-")
-    try:
-        raw = bytes.fromhex(md5)
-        number = int(parts) if dash else 0
-    except ValueError:
-        return _OTHER, _NO_SUM
-    written = f'"{raw.hex()}-{number}"' if dash else f'"{raw.hex()}"'
-    if len(raw) != _MD5 or written != etag or not (bool(dash) <= number <= _PARTS_MAX):
-        return _OTHER, _NO_SUM
-    return number, raw

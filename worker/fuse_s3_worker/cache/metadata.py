@@ -28,12 +28,14 @@ class _Name(NamedTuple):
         until: when that ends.
         change: the number of the change that made it so; 0 when it was only seen.
         masks: until when a listing that may be older says nothing of this name.
+        alone: whether only the object was looked at, and not what is below it.
     """
 
     entry: Entry | None
     until: float
     change: int = 0
     masks: float = -math.inf
+    alone: bool = False
 
 
 class Listed(NamedTuple):
@@ -141,6 +143,22 @@ class Metadata:
         self._directories.move_to_end(key)
         return Listed(directory.columns, directory.listed_at)
 
+    def hint(self, key: str, name: str) -> Entry | None:
+        """Return what a name stood for when anything was heard of it, which may be out of date."""
+        directory = self._directories.get(key)
+        if directory is None:
+            return None
+        found = directory.names.get(name)
+        if found is not None and not found.alone:
+            return None if found.entry is _UNKNOWN else found.entry
+        row = directory.columns.find(name) if directory.columns is not None else None
+        return directory.columns.entry(row) if directory.columns and row is not None else None
+
+    def rows(self, key: str) -> Columns | None:
+        """Return what was listed of a directory last, which may be out of date."""
+        directory = self._directories.get(key)
+        return directory.columns if directory is not None else None
+
     def populated(self, key: str) -> bool:
         """Tell whether a directory is known as a whole, and known to have something in it."""
         listed = self.listing(key)
@@ -171,8 +189,12 @@ class Metadata:
 
     # -- what the store says --------------------------------------------------------------------
 
-    def learn(self, key: str, name: str, entry: Entry | None, changes: int) -> bool:
+    def learn(
+        self, key: str, name: str, entry: Entry | None, changes: int, *, alone: bool = False
+    ) -> bool:
         """Remember the answer to a request that was sent when `changes` was as it is given.
+
+        `alone` tells that nobody looked for anything below the name: then it is no `hint`.
 
         Returns:
             Whether it still counts; False when this mount may have changed the name since.
@@ -180,7 +202,7 @@ class Metadata:
         directory = self._directory(key)
         if changes < directory.forgotten or directory.changed_since(name, changes):
             return False
-        self._put(directory, name, _Name(entry, self.until()))
+        self._put(directory, name, _Name(entry, self.until(), alone=alone))
         return True
 
     def learn_listing(self, key: str, columns: Columns, changes: int, *, complete: bool) -> bool:

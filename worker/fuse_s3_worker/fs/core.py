@@ -11,6 +11,7 @@ from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Ownership
+from fuse_s3_worker.fs.beginnings import Beginnings
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
@@ -56,7 +57,8 @@ class Core:
         self.ownership = ownership
         self.readers = readers
         self.uploads = uploads
-        self.resolver = Resolver(store, metadata)
+        self.beginnings = Beginnings(readers.pool)
+        self.resolver = Resolver(store, metadata, self.beginnings)
         self.nodes = Nodes(prefix)
         self.kernel: Kernel | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -119,22 +121,29 @@ class Core:
         node = parent.children.get(name)
         return node if node is not None and node.local else None
 
-    async def look(self, parent: Node, name: str, *, fresh: bool = False) -> Known:
+    async def look(
+        self, parent: Node, name: str, *, fresh: bool = False, reads: bool = False
+    ) -> Known:
         """Return what the bucket has under `name`; see `Resolver.resolve`."""
-        return await self.resolver.resolve(parent.key, name, fresh=fresh)
+        return await self.resolver.resolve(parent.key, name, fresh=fresh, reads=reads)
 
-    async def refresh(self, node: Node) -> Found:
-        """Describe `node` from fresh knowledge.
+    async def refresh(self, node: Node, *, reads: bool = False) -> Found:
+        """Describe `node` from fresh knowledge; with `reads` it is going to be read now.
 
         Raises:
             FileSystemError: ESTALE, it is not there any more, or has become something else.
         """
         if node.id == ROOT_ID or node.local or node.parent is None or node.gone:
             return self.found(node)
-        known = await self.look(node.parent, node.name)
+        known = await self.look(node.parent, node.name, reads=reads)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
-        return self.found_as(node, known.entry.info, known.seconds_left)
+        before, info = node.info, known.entry.info
+        found = self.found_as(node, info, known.seconds_left)
+        if self.kernel is not None and before is not None and node.info not in {None, before}:
+            # An answer to OPEN has no size, and the kernel may believe the one before for a while.
+            self.kernel.invalidate(node.id)
+        return found
 
     def found_as(self, node: Node, info: ObjectInfo | None, seconds: float) -> Found:
         """Describe `node`, of which the bucket says `info` for so many `seconds`."""

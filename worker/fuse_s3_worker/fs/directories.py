@@ -10,6 +10,7 @@ from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.listing import Listing
 from fuse_s3_worker.fs.nodes import InodeNumbers, Node
+from fuse_s3_worker.fs.walks import Walks
 
 __all__ = ["Directories", "DirectoryEntry"]
 
@@ -17,28 +18,54 @@ _DOTS = 2  # "." and ".." come first, at offsets 0 and 1
 _DT_REG, _DT_DIR = 8, 4  # dirent.h
 
 
-class _OpenDirectory(NamedTuple):
-    node: Node
-    listing: Listing
+class _OpenDirectory:
+    """One open directory; `begun` tells whether something of it was read."""
+
+    __slots__ = ("begun", "listing", "node")
+
+    def __init__(self, node: Node, listing: Listing) -> None:
+        self.node = node
+        self.listing = listing
+        self.begun = False
 
 
 class _LocalNodes:
     """The children of a node that exist because of this mount (fs.listing.Local)."""
 
-    __slots__ = ("_children",)
+    __slots__ = ("_node",)
 
     def __init__(self, node: Node) -> None:
-        self._children = node.children
+        self._node = node
+
+    def node(self) -> Node | None:
+        """Return the directory's node."""
+        return self._node
 
     def entry(self, name: str) -> Entry | None:
         """Return what there is of this name."""
-        child = self._children.get(name)
+        node = self.node()
+        child = node.children.get(name) if node is not None else None
         return Entry(child.is_directory, child.info) if child and child.local else None
 
     def entries(self) -> dict[str, Entry]:
         """Return all there is."""
-        children = list(self._children)
+        node = self.node()
+        children = list(node.children) if node is not None else []
         return {name: entry for name in children if (entry := self.entry(name)) is not None}
+
+
+class _LocalNodesOf(_LocalNodes):
+    """The same for a directory that may not have a node yet: the `name` in `parent`."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, parent: Node, name: str) -> None:
+        super().__init__(parent)
+        self._name = name
+
+    def node(self) -> Node | None:
+        """Return the directory's node, if there is one."""
+        return self._node.children.get(self._name)
 
 
 class DirectoryEntry(NamedTuple):
@@ -62,13 +89,18 @@ class Directories:
         self._core = core
         self._open: dict[int, _OpenDirectory] = {}
         self._numbers = itertools.count(1)
+        self._walks = Walks(core.metadata, self._listing_of)
 
     def opendir(self, node_id: int) -> int:
-        """Open a directory; nothing is asked of the store yet."""
+        """Open a directory; of that one, nothing is asked of the store yet."""
         node = self._core.directory(node_id)
         node.pins += 1
         number = next(self._numbers)
-        self._open[number] = _OpenDirectory(node, self._listing(node))
+        listing = self._walks.take(node.key)
+        if listing is None:
+            listing = self._listing(node)
+        self._open[number] = _OpenDirectory(node, listing)
+        self._walks.opened(node)
         return number
 
     def releasedir(self, number: int) -> None:
@@ -91,9 +123,10 @@ class Directories:
         if opened is None:
             raise FileSystemError(errno.EBADF, f"no open directory {number}")
         node = opened.node
-        if offset == 0 and (len(opened.listing) or opened.listing.complete):
+        if offset == 0 and opened.begun and (len(opened.listing) or opened.listing.complete):
             opened.listing.close()
-            opened = self._open[number] = _OpenDirectory(node, self._listing(node))
+            opened.listing = self._listing(node)
+        opened.begun = True
         parent = node.parent or node
         for at, (name, dot) in enumerate(((b".", node), (b"..", parent))):
             if offset <= at:
@@ -114,7 +147,8 @@ class Directories:
         What is known of the name by now counts, not what the listing said: this mount may have
         changed it since. None: it is not there any more.
         """
-        node, listing = self._open[number]
+        opened = self._open[number]
+        node, listing = opened.node, opened.listing
         name = record.name.decode()
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
@@ -129,6 +163,14 @@ class Directories:
 
     def _listing(self, node: Node) -> Listing:
         return Listing(self._core.store, self._core.metadata, node.key, _LocalNodes(node))
+
+    def _listing_of(self, parent: Node, name: str) -> Listing:
+        key, local = f"{parent.key}{name}/", _LocalNodesOf(parent, name)
+        return Listing(self._core.store, self._core.metadata, key, local)
+
+    def close(self) -> None:
+        """Stop what is listed ahead."""
+        self._walks.close()
 
 
 def _records(listing: Listing, inode: InodeNumbers, place: int) -> Iterator[DirectoryEntry]:

@@ -69,7 +69,8 @@ class Files:
         node.pins += 1
         try:
             truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
-            await self._refresh(node, truncates=truncates)
+            reads = flags & os.O_ACCMODE == os.O_RDONLY
+            await self._refresh(node, truncates=truncates, reads=reads)
             if truncates:
                 await self._upload(node).truncate(0)
         except BaseException:
@@ -77,11 +78,11 @@ class Files:
             raise
         return self._opened(node, flags, pid)
 
-    async def _refresh(self, node: Node, *, truncates: bool) -> None:
+    async def _refresh(self, node: Node, *, truncates: bool, reads: bool) -> None:
         """See to it that a node is opened as what its name stands for now."""
         core = self._core
         if node.upload is None:
-            await core.refresh(node)
+            await core.refresh(node, reads=reads)
         if truncates and node.upload is None and node.being_read and not node.gone:
             core.nodes.detach(node)  # who reads it goes on with what it was
         if node.gone and not node.unlinked:
@@ -115,6 +116,8 @@ class Files:
         number = next(self._numbers)
         self._handles[number] = handle
         etag = node.info.etag if node.info and node.upload is None else None
+        if etag is not None and node.info is not None and not handle.writes:
+            self._core.beginnings.opened(node.info)
         kept = etag is not None and etag == node.cached_etag
         if not kept:
             node.cached_etag = None  # the kernel drops its pages when it sees that
@@ -160,7 +163,10 @@ class Files:
 
         source = _Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
-        return self._core.readers.open(node.info, answer, source)
+        stream = self._core.readers.open(node.info, answer, source)
+        if (data := self._core.beginnings.take(node.info)) is not None:
+            stream.begin_with(data)
+        return stream
 
     async def newest(self, handle: Handle, *, first: bool) -> ObjectInfo:
         """Return the version of today of a file that `handle` was the `first` to read."""

@@ -124,6 +124,8 @@ class FileSystem:
 
     async def close(self) -> None:
         """End: nothing that was closed is lost, what was not closed is given up."""
+        self.directories.close()
+        self._core.beginnings.close()
         await self.files.close()
         self.names.hurry()
         await self._core.drain()

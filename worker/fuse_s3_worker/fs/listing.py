@@ -16,9 +16,9 @@ from typing import Protocol
 from fuse_s3_worker.cache.columns import Columns
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
-from fuse_s3_worker.fs.names import child_name
+from fuse_s3_worker.fs.names import above, nameable
 from fuse_s3_worker.log import event
-from fuse_s3_worker.store.types import ListPage, ObjectStore
+from fuse_s3_worker.store.types import ListPage, ObjectInfo, ObjectStore
 
 __all__ = ["Listing", "Local", "Named"]
 
@@ -56,21 +56,28 @@ class Listing:
         self._metadata = metadata
         self._key = key
         self._local = local
+        self._above = above(key)
         self._rows = Columns(key)
         self._changes = metadata.changes(key)
         self._behind: list[Named] = []  # what is in no row
-        self._held: dict[str, tuple[Entry, float]] = {}
+        self._held: dict[str, tuple[ObjectInfo | None, float]] = {}
         self._skipped = 0
         self._token: str | None = None
         self._next: _Page | None = None
         self._after_next: tuple[str, _Page] | None = None
         self._waited_for = False
+        self._begun = False
         self._remembered = metadata.listing(key)
         self._turn = asyncio.Lock()
 
     def __len__(self) -> int:
         """Return how many numbers are given away."""
         return len(self._rows) + len(self._behind)
+
+    @property
+    def believed_until(self) -> float:
+        """Until when all that was heard so far is believed; inf when nothing was."""
+        return self._rows.oldest
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -137,6 +144,12 @@ class Listing:
             self._next = None
         self._drop_after_next()
 
+    async def begin(self) -> None:
+        """Fetch the first page and none ahead, if nobody has begun by now."""
+        async with self._turn:
+            if not self._begun:
+                await self._fetch_page(ahead=False)
+
     async def next_page(self) -> None:
         """Fetch a page and none ahead."""
         async with self._turn:
@@ -155,6 +168,7 @@ class Listing:
             raise
         finally:
             self._waited_for = False
+        self._begun = True
         self._token = page.token
         self._next = self._page_after(page.token) if ahead and page.token is not None else None
         self._take(page, until)
@@ -179,10 +193,19 @@ class Listing:
 
     async def _receive(self, token: str | None) -> tuple[ListPage, float]:
         """Return a page and until when it is believed, which may be long before it is read."""
+        metadata = self._metadata
+        changes = [metadata.changes(key) for key, _ in self._above]
         page = await self._store.list_page(
             self._key, delimiter="/", token=token, on_token=self._ask_after
         )
-        return page, self._metadata.until()
+        if page.objects or page.prefixes:
+            # Who goes through a large directory looks it up again and again meanwhile.
+            for (key, name), number in zip(self._above, changes, strict=True):
+                known = metadata.get(key, name)
+                marked = known is not None and known.entry is not None and known.entry.directory
+                entry = known.entry if known is not None and marked else Entry.folder()
+                metadata.learn(key, name, entry, number)
+        return page, metadata.until()
 
     def _ask_after(self, token: str) -> None:
         """Ask for the page behind one that has come, before that is read, if a program waits."""
@@ -191,37 +214,38 @@ class Listing:
 
     def _take(self, page: ListPage, until: float) -> None:
         """Sort a page's objects and prefixes into entries, which are believed `until` then."""
-        fresh: dict[str, tuple[Entry, float]] = {}
-        last = ""
+        held, start, last = self._held, len(self._key), ""
         for info in page.objects:
-            last = max(last, info.key)
-            name = child_name(info.key, self._key)
+            key = info.key
+            last = max(last, key)
+            name = key[start:]
             # With the delimiter, a key that ends with a slash is the directory's own marker.
-            if name is not None and not info.key.endswith("/"):
-                fresh[name] = Entry.file(info), until
-            elif info.key != self._key:
+            if nameable(name):
+                held[name] = info, until
+            elif name:
                 self._skipped += 1
         for prefix in page.prefixes:
             last = max(last, prefix)
-            name = child_name(prefix, self._key)
-            if name is None:
-                self._skipped += 1
+            name = prefix[start:].removesuffix("/")
+            if nameable(name):
+                held[name] = None, until
             else:
-                fresh[name] = Entry.folder(), until
-        self._held |= fresh
+                self._skipped += 1
         self._rows.hear(until)
-        self._release(None if page.token is None else last)
+        self._release(None if page.token is None else last[start:])
 
     def _release(self, last: str | None) -> None:
         """Make final what cannot change any more, now that the listing has come to `last`."""
+        held, append = self._held, self._rows.append
         # Text compares like its UTF-8, which is what the bucket is sorted by.
-        final = [
-            (f"{name}/", name)
-            for name, (entry, _) in self._held.items()
-            if last is None or entry.directory or f"{self._key}{name}/" <= last
-        ]
-        for _, name in sorted(final):
-            self._rows.append(name, *self._held.pop(name))
+        final = sorted(
+            place
+            for name, (info, _) in held.items()
+            if (place := f"{name}/") and (last is None or info is None or place <= last)
+        )
+        for place in final:
+            name = place[:-1]
+            append(name, *held.pop(name))
 
     def _finish(self) -> None:
         """Add what the bucket did not list when it was asked."""

@@ -18,9 +18,11 @@ from collections import OrderedDict
 from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.fs.beginnings import Beginnings
 from fuse_s3_worker.fs.listing import Listing
 from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
+from fuse_s3_worker.transfer.segment import SMALL
 
 __all__ = ["Resolver"]
 
@@ -64,9 +66,10 @@ class _Asked:
 class Resolver:
     """Looks names up in the bucket."""
 
-    def __init__(self, store: ObjectStore, metadata: Metadata) -> None:
+    def __init__(self, store: ObjectStore, metadata: Metadata, beginnings: Beginnings) -> None:
         self._store = store
         self._metadata = metadata
+        self._beginnings = beginnings
         self._under_way: dict[tuple[str, str], asyncio.Task[Known]] = {}
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
 
@@ -74,8 +77,16 @@ class Resolver:
         """Return what is known without asking."""
         return self._metadata.get(directory_key, name)
 
-    async def resolve(self, directory_key: str, name: str, *, fresh: bool = False) -> Known:
-        """Return what `name` is; `fresh` asks the store even when something is known.
+    async def resolve(
+        self, directory_key: str, name: str, *, fresh: bool = False, reads: bool = False
+    ) -> Known:
+        """Return what `name` is.
+
+        Args:
+            directory_key: the directory.
+            name: the name in it.
+            fresh: ask the store even when something is known.
+            reads: a file is going to be read now.
 
         Raises:
             StoreError: the store cannot be asked.
@@ -86,8 +97,11 @@ class Resolver:
         where = (directory_key, name)
         task = self._under_way.get(where)
         if task is None:
-            ask = self._ask if fresh else self._find
-            task = asyncio.create_task(ask(directory_key, name))
+            if fresh or reads:
+                work = self._ask(directory_key, name, reads=reads)
+            else:
+                work = self._find(directory_key, name)
+            task = asyncio.create_task(work)
             self._under_way[where] = task
             task.add_done_callback(lambda task: self._answered(where, task))
         # Shielded: a caller that is interrupted must not take the others' answer along.
@@ -141,24 +155,48 @@ class Resolver:
             listing.close()
             asked.listing = None
 
-    async def _ask(self, directory_key: str, name: str) -> Known:
+    async def _ask(self, directory_key: str, name: str, *, reads: bool = False) -> Known:
         metadata, key = self._metadata, directory_key + name
         changes = metadata.changes(directory_key)
-        try:
-            async with asyncio.TaskGroup() as group:
-                head = group.create_task(self._head(key))
-                below = group.create_task(self._first_below(f"{key}/"))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        entry = ABSENT
-        if (first := below.result()) is not None:
-            entry = Entry.folder(first if first.key == f"{key}/" else None)
-        elif (info := head.result()) is not None:
-            entry = Entry.file(info)
-        if not metadata.learn(directory_key, name, entry, changes):
+        hint = metadata.hint(directory_key, name)
+        wanted = reads or self._beginnings.expected(directory_key)
+        alone = wanted and hint is not None and _is_small(hint)
+        # What was a file and still is one has most probably nothing below it.
+        info = await self._peek(key) if alone else None
+        if info is not None:
+            entry: Entry | None = Entry.file(info)
+        else:
+            alone = False
+            entry = await self._look(key, peek=wanted and hint is None)
+        if not metadata.learn(directory_key, name, entry, changes, alone=alone):
             # This mount changed something meanwhile, perhaps this name: what it knows is newer.
             return metadata.get(directory_key, name) or Known(entry, 0.0)
         return Known(entry, metadata.lifetime)
+
+    async def _look(self, key: str, *, peek: bool) -> Entry | None:
+        """Ask what a key stands for; `peek` brings a file's first bytes along."""
+        look = self._peek if peek else self._head
+        try:
+            async with asyncio.TaskGroup() as group:
+                head = group.create_task(look(key))
+                below = group.create_task(self._first_below(f"{key}/"))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        if (first := below.result()) is not None:
+            return Entry.folder(first if first.key == f"{key}/" else None)
+        info = head.result()
+        return ABSENT if info is None else Entry.file(info)
+
+    async def _peek(self, key: str) -> ObjectInfo | None:
+        """Describe an object and keep its first bytes, which are going to be read."""
+        try:
+            info, data = await self._store.peek(key, SMALL)
+        except StoreError as error:
+            if error.fault is Fault.NOT_FOUND:
+                return None
+            return await self._head(key)  # it is empty, or archived, or has no permission to read
+        self._beginnings.keep(info, data)
+        return info
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:
@@ -173,3 +211,8 @@ class Resolver:
             return None
         page = await self._store.list_page(prefix, max_keys=1)
         return page.objects[0] if page.objects else None
+
+
+def _is_small(entry: Entry) -> bool:
+    info = entry.info
+    return not entry.directory and info is not None and 0 < info.size <= SMALL

@@ -7,13 +7,17 @@ either: keys are UTF-8.
 """
 
 import errno
+from itertools import accumulate
 
 from fuse_s3_worker.errors import FileSystemError
 
-__all__ = ["KEY_MAX", "NAME_MAX", "can_be_directory", "child_name", "decode_name", "nameable"]
+__all__ = ["KEY_MAX", "NAME_MAX", "above", "can_be_directory", "decode_name", "nameable"]
 
 NAME_MAX = 255  # bytes: NAME_MAX of limits.h
 KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
+
+_NO_NAMES = frozenset({"", ".", ".."})
+_SHORT = NAME_MAX // 4  # characters, of four bytes at most
 
 
 def decode_name(name: bytes, directory_key: str) -> str:
@@ -38,20 +42,21 @@ def can_be_directory(key: str) -> bool:
     return len(key.encode()) < KEY_MAX
 
 
+def above(directory_key: str) -> list[tuple[str, str]]:
+    """Return what contains a directory: each directory's key, and the name in it that leads on.
+
+    Whatever is in the directory proves that all of them exist.
+    """
+    names = directory_key.split("/")[:-1]
+    ends = accumulate(len(name) + 1 for name in names)
+    return [
+        (directory_key[: end - len(name) - 1], name) for name, end in zip(names, ends, strict=True)
+    ]
+
+
 def nameable(component: str) -> bool:
     """Tell whether a component of a key can be a name."""
-    return (
-        component not in {"", ".", ".."}
-        and "\0" not in component
-        and "/" not in component
-        and len(component.encode("utf-8", "surrogatepass")) <= NAME_MAX
-    )
-
-
-def child_name(key: str, directory_key: str) -> str | None:
-    """Return the name that a listed key or prefix has in a directory.
-
-    None for the directory's own marker, and for what cannot be named.
-    """
-    name = key[len(directory_key) :].removesuffix("/")
-    return name if nameable(name) else None
+    if component in _NO_NAMES or "\0" in component or "/" in component:
+        return False
+    # Asked for every name of a listing: few are so long that their bytes need counting.
+    return len(component) <= _SHORT or len(component.encode("utf-8", "surrogatepass")) <= NAME_MAX

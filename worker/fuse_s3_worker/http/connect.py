@@ -18,6 +18,7 @@ __all__ = ["Connector", "Endpoint", "Proxy", "proxy_for"]
 
 CONNECT_TIMEOUT = 5.0  # seconds for one address: a dead one must not use up a mount's patience
 _RESOLVE_TTL = 5.0  # seconds; what S3's own names have
+_AVOID = 60.0  # seconds until an address that was slow is tried again
 _TUNNEL_REPLY_MAX = 16 * 1024
 
 
@@ -85,6 +86,7 @@ class Connector:
         self._peer = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
         self._addresses: list[str] = []
         self._resolved_until = 0.0
+        self._avoided: dict[str, float] = {}  # until when
         self._turn = 0
 
     async def connect(self) -> Connection:
@@ -117,14 +119,24 @@ class Connector:
         through = f" through proxy {self._peer[0]}:{self._peer[1]}" if self.proxy else ""
         return f"{self.endpoint}{through}"
 
+    def avoid(self, address: str) -> None:
+        """Use an address only where there is no other, for a while."""
+        now = time.monotonic()
+        self._avoided = {one: until for one, until in self._avoided.items() if until > now}
+        self._avoided[address] = now + _AVOID
+
+    def avoids(self, address: str) -> bool:
+        """Tell whether that is so."""
+        return bool(self._avoided) and self._avoided.get(address, 0.0) > time.monotonic()
+
     async def _next_addresses(self) -> list[str]:
-        """Return all addresses, beginning with another one each time."""
+        """Return all addresses, beginning with another one each time; the slow ones come last."""
         if time.monotonic() >= self._resolved_until:
             self._addresses = await self._resolve()
             self._resolved_until = time.monotonic() + _RESOLVE_TTL
         self._turn += 1
         at = self._turn % len(self._addresses)
-        return self._addresses[at:] + self._addresses[:at]
+        return sorted(self._addresses[at:] + self._addresses[:at], key=self.avoids)
 
     async def _resolve(self) -> list[str]:
         host, port = self._peer
@@ -146,14 +158,16 @@ class Connector:
     async def _connect_to(self, address: str) -> Connection:
         loop = asyncio.get_running_loop()
         if self.proxy and self._tls:
-            return await self._connect_tunnel(address, self.proxy, self._tls)
-        _, connection = await loop.create_connection(
-            Connection,
-            address,
-            self._peer[1],
-            ssl=self._tls,
-            server_hostname=self.endpoint.host if self._tls else None,
-        )
+            connection = await self._connect_tunnel(address, self.proxy, self._tls)
+        else:
+            _, connection = await loop.create_connection(
+                Connection,
+                address,
+                self._peer[1],
+                ssl=self._tls,
+                server_hostname=self.endpoint.host if self._tls else None,
+            )
+        connection.address = address
         return connection
 
     async def _connect_tunnel(self, address: str, proxy: Proxy, tls: ssl.SSLContext) -> Connection:

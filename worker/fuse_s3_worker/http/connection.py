@@ -71,12 +71,14 @@ class Connection(asyncio.BufferedProtocol):
         moved: counts bytes received; the pool compares it over time to find a stalled peer.
         first_byte_at: when the reply began, by the loop's clock; None before.
         reusable: whether another exchange may follow.
+        address: of the peer; "" before it is connected.
     """
 
     def __init__(self) -> None:
         self.moved = 0
         self.first_byte_at: float | None = None
         self.reusable = True
+        self.address = ""
         self.exchanges = 0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None

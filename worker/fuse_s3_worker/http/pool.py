@@ -5,6 +5,7 @@ connections that data may not take, so that `ls` answers while ten streams are r
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,8 +14,11 @@ from fuse_s3_worker.http.connect import Connector
 from fuse_s3_worker.http.connection import Buffer, Connection, Reply, Sink
 from fuse_s3_worker.http.errors import StalledError, StragglerError
 from fuse_s3_worker.http.pace import Pace, Progress
+from fuse_s3_worker.log import event
 
 __all__ = ["Pool", "PoolStatistics"]
+
+_log = logging.getLogger(__name__)
 
 STALL_TIMEOUT = 30.0  # seconds without a byte in either direction; S3 closes after 20 to 60
 _IDLE_TIMEOUT = 15.0  # seconds; S3's front ends close idle connections after about 20
@@ -76,7 +80,7 @@ class Pool:
             self._start_ticking()
             reply = await connection.exchange(head, body, sink)
             if watched.downloads and reply.head.status in _WITH_DATA:
-                self._pace.note(watched.progress())
+                self._note(watched.progress(), connection)
             return reply
         finally:
             self._leave(place, connection)
@@ -110,6 +114,15 @@ class Pool:
             if isinstance(busy, Connection):
                 busy.abort()
 
+    def _note(self, done: Progress, connection: Connection) -> None:
+        """Learn from a download; leave an address that is slow beside others."""
+        address = connection.address
+        self._pace.note(done, address)
+        if self._pace.slow_address(address):
+            self.connector.avoid(address)
+            details: dict[str, object] = {"endpoint": self.connector.endpoint, "address": address}
+            event(_log, logging.INFO, "slow_address", details)
+
     # -- places ---------------------------------------------------------------------------------
 
     def _has_place(self, *, urgent: bool) -> bool:
@@ -136,6 +149,8 @@ class Pool:
 
     def _leave(self, place: object, connection: Connection | None) -> None:
         self._busy.pop(place, None)
+        if connection is not None and self.connector.avoids(connection.address):
+            connection.reusable = False
         if connection is not None and connection.reusable and connection.open:
             self._idle.append((asyncio.get_running_loop().time(), connection))
         elif connection is not None:
@@ -155,8 +170,9 @@ class Pool:
     def _take_idle(self) -> Connection | None:
         while self._idle:
             _, connection = self._idle.pop()
-            if connection.open:
+            if connection.open and not self.connector.avoids(connection.address):
                 return connection
+            connection.abort()
         return None
 
     async def _connect(self) -> Connection:

@@ -18,7 +18,7 @@ from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.checksums import Algorithm, algorithm
 from fuse_s3_worker.store.failures import request_id, server_time
-from fuse_s3_worker.store.ranges import RangeReceiver
+from fuse_s3_worker.store.ranges import BeginningReceiver, RangeReceiver
 from fuse_s3_worker.store.sigv4 import encode_path
 from fuse_s3_worker.store.types import (
     Body,
@@ -105,6 +105,18 @@ class S3Store:
                 on_token(following)
                 await asyncio.sleep(0)  # what it began goes out now
             return documents.parse_list_page(reply.body)
+
+        return await self._caller.retrier.run(attempt)
+
+    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+        """API: GetObject with Range."""
+        headers = {"range": f"bytes=0-{limit - 1}"}
+        request = Request("GetObject", "GET", key, headers=headers, urgent=False)
+
+        async def attempt() -> tuple[ObjectInfo, memoryview]:
+            beginning = BeginningReceiver(limit)
+            reply = await self._caller.attempt(request, beginning)
+            return _info(key, reply)._replace(size=beginning.size), beginning.data
 
         return await self._caller.retrier.run(attempt)
 
@@ -284,7 +296,7 @@ def _part_query(upload: MultipartUpload, number: int) -> dict[str, str]:
 
 
 def _info(key: str, reply: Reply) -> ObjectInfo:
-    """Read the headers of HeadObject."""
+    """Read the headers of HeadObject, or of GetObject."""
     headers, size = reply.head.headers, reply.head.content_length
     try:
         mtime = int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * _SECOND

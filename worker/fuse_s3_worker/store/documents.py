@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.store.rows import Row, cut_rows
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
 __all__ = [
@@ -43,11 +44,16 @@ def parse_list_page(body: bytes) -> ListPage:
     Keys come percent-encoded when the document says so; one that does not say so is taken as it
     is. Anything else that is missing or no number makes the document a bad one.
     """
-    root = _parse(body, "ListBucketResult")
-    # S3 encodes a space as a plus sign here, as in a query string.
-    decode: Callable[[str], str] = unquote_plus if _text(root, "EncodingType") == "url" else str
+    rows, rest = cut_rows(body)
+    root = _parse(rest, "ListBucketResult")
+    entries = root.findall("Contents")
+    if rows and not (len(entries) == 1 and not len(entries[0])):
+        # Not all of them, or not in their place: what was cut out may be something else.
+        rows, root = [], _parse(body, "ListBucketResult")
+        entries = root.findall("Contents")
+    decode: Callable[[str], str] = _decoded if _text(root, "EncodingType") == "url" else str
     try:
-        objects = [_object(entry, decode) for entry in root.iterfind("Contents")]
+        objects = [_of_row(row, decode) for row in rows] or [_object(e, decode) for e in entries]
     except ValueError as error:
         raise StoreError(Fault.BAD_REPLY, f"a listing has a bad entry: {error}") from None
     prefixes = [decode(_text(entry, "Prefix")) for entry in root.iterfind("CommonPrefixes")]
@@ -62,6 +68,17 @@ def peek_token(body: bytes) -> str:
     """Return the continuation token of a listing without reading all of it; "" when in doubt."""
     match = _TOKEN.search(body)
     return match[1].decode("utf-8", "replace") if match else ""
+
+
+def _decoded(key: str) -> str:
+    """Undo the encoding `url`: S3 writes a space as a plus sign here, as in a query string."""
+    return unquote_plus(key) if "%" in key or "+" in key else key
+
+
+def _of_row(row: Row, decode: Callable[[str], str]) -> ObjectInfo:
+    key, modified, etag, size, storage = row
+    storage_class = "" if storage == "STANDARD" else storage
+    return ObjectInfo(decode(key), int(size), parse_time(modified), f'"{etag}"', storage_class)
 
 
 def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectInfo:

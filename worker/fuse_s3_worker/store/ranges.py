@@ -1,4 +1,7 @@
-"""Taking the reply to a ranged GET: only the bytes that were asked for, of the right version."""
+"""Taking the reply to a ranged GET: only the bytes that were asked for, of the right version.
+
+And of an object that nobody has looked at yet: its first bytes, of whatever version they are.
+"""
 
 import re
 
@@ -6,9 +9,9 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.store.types import RangeSink
 
-__all__ = ["RangeReceiver"]
+__all__ = ["BeginningReceiver", "RangeReceiver"]
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/(?:[0-9]+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
 _OK, _PARTIAL = 200, 206
 
 
@@ -54,3 +57,50 @@ class RangeReceiver:
     def _bad(self, what: str) -> StoreError:
         asked = f"bytes {self._start} to {self._end - 1}"
         return StoreError(Fault.BAD_REPLY, f"the server does not send {asked}: {what}")
+
+
+class BeginningReceiver:
+    """The sink of a GET of an object's first `limit` bytes.
+
+    Attributes:
+        data: these bytes.
+        size: how many bytes the object has in all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.data = memoryview(b"")
+        self.size = 0
+        self._limit = limit
+        self._filled = 0
+
+    def begin(self, head: ReplyHead) -> bool:
+        """Take a body that is the beginning, or all, of an object; leave error documents.
+
+        Raises:
+            StoreError: BAD_REPLY for anything else.
+        """
+        if head.status not in {_OK, _PARTIAL}:
+            return False
+        length = head.content_length
+        self.size = _whole_size(head) if head.status == _PARTIAL else length or 0
+        if length != min(self.size, self._limit) or "etag" not in head.headers:
+            text = f"{length} bytes of {self.size} (status {head.status})"
+            raise StoreError(Fault.BAD_REPLY, f"the server does not send an object's first: {text}")
+        self.data = memoryview(bytearray(length))
+        return True
+
+    def buffer(self) -> memoryview:
+        """Return where the next bytes go."""
+        return self.data[self._filled :]
+
+    def advance(self, count: int) -> None:
+        """Count bytes that arrived."""
+        self._filled += count
+
+
+def _whole_size(head: ReplyHead) -> int:
+    """Return the size of an object of which the first bytes come; 0 when they are no such."""
+    match = _CONTENT_RANGE.fullmatch(head.headers.get("content-range", ""))
+    if not match or match[1] != "0" or int(match[2]) + 1 != head.content_length:
+        return 0
+    return int(match[3]) if match[3].isdecimal() else 0

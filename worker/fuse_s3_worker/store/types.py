@@ -95,6 +95,12 @@ class ObjectStore(Protocol):
         again.
         """
 
+    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+        """Describe one object and return its first bytes, at most `limit`, in one request.
+
+        Of an object without a byte there are none to ask for: CHANGED.
+        """
+
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """Fetch bytes [start, end) of the version `etag` into `sink` (CHANGED when it is gone)."""
 

@@ -1,8 +1,12 @@
 """The memory that data passes through: blocks of one FUSE request, under one hard budget.
 
-Every stream and every upload borrows from here. A block is anonymous memory of its own, used
-again and again while there is work (a fresh page costs a fault and a clearing), and given back to
-the system when there has been none for a while. Small buffers are charged by their size.
+Every stream and every upload borrows from here. A block is anonymous memory, used again and again
+while there is work (a fresh page costs a fault and a clearing), and given back to the system when
+there has been none for a while. Small buffers are charged by their size.
+
+Blocks are made in pairs, as large as a huge page. The kernel looks up every page that it copies to
+or from; in huge pages that is quicker, and where a virtual machine's memory has to come from its
+host first, there are 512 times fewer to come.
 """
 
 import asyncio
@@ -19,18 +23,33 @@ __all__ = ["BLOCK", "Block", "Pool", "PoolStatistics"]
 BLOCK = FUSE_REQUEST_MAX
 
 _KEEP_IDLE = 5.0  # seconds that free blocks are kept
-# All pages at once: a fault for each took a tenth of the time that a first read takes.
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+_PAIR = 2  # blocks in a huge page
+_POPULATE_WRITE = 23  # linux/mman.h, MADV_POPULATE_WRITE
 
 
 class Block:
     """BLOCK bytes of memory."""
 
-    __slots__ = ("_memory", "view")
+    __slots__ = ("_at", "_memory", "view")
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, BLOCK, flags=_FLAGS)
-        self.view = memoryview(self._memory)
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory = memory
+        self._at = at
+        self.view = memoryview(memory)[at : at + BLOCK]
+
+    @classmethod
+    def make(cls, count: int) -> "list[Block]":
+        """Return blocks that lie in one piece of memory."""
+        memory = mmap.mmap(-1, count * BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # All pages at once: a fault for each took a tenth of the time that a first read takes.
+        for advice in (mmap.MADV_HUGEPAGE, _POPULATE_WRITE):
+            with contextlib.suppress(OSError):  # a kernel that does not have it
+                memory.madvise(advice)
+        return [cls(memory, number * BLOCK) for number in range(count)]
+
+    def drop(self) -> None:
+        """Give the memory back; the other of the pair may be in use."""
+        self._memory.madvise(mmap.MADV_DONTNEED, self._at, BLOCK)
 
 
 class PoolStatistics(NamedTuple):
@@ -77,12 +96,18 @@ class Pool:
         if self.available < BLOCK:
             return None
         self._used += BLOCK
-        return self._free.pop() if self._free else Block()
+        return self._block()
 
     async def take(self) -> Block:
         """Return a block, as soon as there is room."""
         await self._room(BLOCK)
-        return self._free.pop() if self._free else Block()
+        return self._block()
+
+    def _block(self) -> Block:
+        """Return a free block; there is room for it."""
+        if not self._free:
+            self._free = Block.make(_PAIR if self._used + BLOCK <= self._budget else 1)
+        return self._free.pop()
 
     def give_back(self, block: Block) -> None:
         """Return a block that nobody looks at any more."""
@@ -165,7 +190,13 @@ class Pool:
 
     def _bound_free(self) -> None:
         """Let free blocks go that would not fit into the budget any more."""
-        del self._free[max(self._budget - self._used, 0) // BLOCK :]
+        self._drop(len(self._free) - max(self._budget - self._used, 0) // BLOCK)
+
+    def _drop(self, count: int) -> None:
+        """Let so many free blocks go, those first that were used longest ago."""
+        for block in self._free[: max(count, 0)]:
+            block.drop()
+        del self._free[: max(count, 0)]
 
     def _trim_later(self) -> None:
         if self._trimmer is None:
@@ -175,9 +206,7 @@ class Pool:
     def _trim(self, used_then: int) -> None:
         """Let free blocks go; while something is going on, only what stands above its peak."""
         self._trimmer = None
-        if self._used == used_then or not self._used:
-            self._free.clear()
-        else:
-            del self._free[: len(self._free) // 2]
+        idle = self._used == used_then or not self._used
+        self._drop(len(self._free) if idle else len(self._free) // 2)
         if self._free:
             self._trim_later()

@@ -2,8 +2,8 @@
 
 A run is one program's way through a file. One that goes on where it was gets a window that grows,
 most of all while the program has to wait; one that jumps in somewhere gets exactly what it asks
-for until it, too, goes on. Several runs in one open file are several programs, or threads, and do
-not disturb one another.
+for until it, too, goes on. Where earlier runs were of one length, a new one gets that at once, and
+no more until it is longer.
 
 A small window costs little and grows whenever the program waits. A large one takes memory from
 others, and where the server, the network or a processor is the limit it brings nothing: it has to
@@ -17,10 +17,11 @@ helps.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from fuse_s3_worker.transfer.blocks import BLOCK
 
-__all__ = ["Run", "Runs"]
+__all__ = ["Reading", "Run"]
 
 _FIRST_WINDOW = BLOCK  # who begins at the beginning probably goes on
 _SEGMENT_MAX = 8 * BLOCK  # asking for more at once gains nothing
@@ -29,13 +30,14 @@ _SEGMENT_MIN = 2 * BLOCK  # unless they are so small that requests become the wo
 _SEGMENT_MIN_BUSY = 8 * BLOCK  # which they soon are where work is what everybody waits for
 _SKIP = 4 * BLOCK  # a jump ahead of this much rides on what is under way
 _BEHIND = 4 * BLOCK  # the kernel sends read-ahead out of order, by less than this
-_RUNS_MAX = 16  # of one open file; the one that rested longest makes room
 
 # Up to this, a window need not be worth it.
 _CHEAP = 64 * BLOCK
 _CHEAP_BUSY = 16 * BLOCK  # what stays in a processor's caches
 _WORTH = 1.2  # times the rate before: what a doubling must bring
 _TRY_AGAIN = 16  # windows later
+
+_CAUTION = 4  # times a window must have been read before it is asked for
 
 
 class _Growth:
@@ -76,106 +78,121 @@ class _Growth:
         return window * 2
 
 
-class Run:
-    """One way through a file.
+class Reading(NamedTuple):
+    """What a READ finds when it comes.
 
     Attributes:
+        waits: its bytes are not here yet.
+        limit: the largest window, in bytes.
+        now: the time, in seconds.
+        busy: our own processor has hardly any time left.
+    """
+
+    waits: bool
+    limit: int
+    now: float
+    busy: bool
+
+
+class Run:
+    """One way through a file, from `start` on.
+
+    Attributes:
+        start: where it began.
         position: up to where has been read; the highest, as READs come out of order.
         high: up to where has been asked for.
         window: how many bytes beyond `position` are to be asked for.
+        reads: how many READs it had.
     """
 
-    def __init__(self, start: int) -> None:
+    __slots__ = (
+        "_busy", "_cautious", "_expected", "_growth", "high", "position", "reads", "start",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, start: int, expected: int = 0, *, cautious: bool = False) -> None:
+        """Begin where nothing was read before.
+
+        Args:
+            start: where.
+            expected: how long it is going to be, as far as is known; 0 for unknown.
+            cautious: runs of this file are mostly short; a window has to be small beside what was
+                read, so that little is read in vain.
+        """
+        self.start = start
         self.position = start
         self.high = start
         self.window = 0
-        self._begun = False
+        self.reads = 0
+        self._expected = start + expected  # where others of this length would end
+        self._cautious = cautious
         self._busy = False
         self._growth = _Growth()
 
-    def follows(self, start: int) -> bool:
-        """Tell whether a READ at `start` is this run going on."""
-        return self.position - _BEHIND <= start <= max(self.high, self.position) + self._skip
-
     @property
-    def _skip(self) -> int:
-        return _SKIP if self.window else 0
+    def length(self) -> int:
+        """How many bytes it has come."""
+        return self.position - self.start
 
-    def read(
-        self, start: int, end: int, *, waits: bool, limit: int, now: float, busy: bool
-    ) -> None:
-        """Note a READ of [start, end).
+    def follows(self, start: int) -> bool:
+        """Tell whether a READ at `start` is this run going on.
 
-        Args:
-            start: where it begins.
-            end: behind its last byte.
-            waits: whether its bytes were not there yet.
-            limit: the largest window, in bytes.
-            now: the time, in seconds.
-            busy: whether our own processor has hardly any time left.
+        Who has read a while may leave something out; who leaves out more than it reads is not on
+        its way through everything.
         """
-        self._busy = busy
-        if not self._begun:
-            # The first READ of a run: at the start of a file it is taken for a sequential one.
-            self._begun = True
+        if start <= self.high:
+            return start >= max(self.start, self.position - _BEHIND)
+        return bool(self.window) and start - self.high <= min(_SKIP, self.position - self.start)
+
+    def read(self, start: int, end: int, found: Reading) -> None:
+        """Note a READ of [start, end)."""
+        self._busy = found.busy
+        self.reads += 1
+        if self.reads == 1:
+            # At the start of a file a run is taken for one through all of it.
             self.window = _FIRST_WINDOW if start == 0 else 0
-        elif end > self.position and (waits or not self.window):
-            grown = self._grown(max(end - start, _FIRST_WINDOW), limit, now)
-            self.window = min(grown, max(limit, end - start))
+        elif end > self.position and (found.waits or not self.window) and end > self._expected:
+            grown = self._grown(max(end - start, _FIRST_WINDOW), found)
+            self.window = min(grown, max(found.limit, end - start))
+            if self._cautious:
+                self.window = min(self.window, self.length // _CAUTION)
         self.position = max(self.position, end)
         self.high = max(self.high, end)
 
-    def _grown(self, least: int, limit: int, now: float) -> int:
+    def _grown(self, least: int, found: Reading) -> int:
         if self.window >= (_CHEAP_BUSY if self._busy else _CHEAP):
-            return max(self._growth.next(self.window, limit, self.position, now), least)
-        self._growth.changed(self.position, now)
+            return max(self._growth.next(self.window, found.limit, self.position, found.now), least)
+        self._growth.changed(self.position, found.now)
         return max(self.window * 2, least)
 
-    def ahead(self, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges to ask for now, in a file of `size` bytes.
+    def ahead(self, size: int, limit: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges to ask for now, in a file of `size` bytes, no more than `limit` ahead.
 
         `high` moves over a range only when the caller goes on to the next: one that cannot be
         had now (no memory) is yielded again the next time.
         """
-        while self.high < min(self.position + self.window, size):
-            end = min(self.high + self._segment(), size)
+        expects = self._expected > self.position
+        until = self._expected if expects else self.position + self.window
+        until = min(until, self.position + max(limit, self.window), size)
+        segment = self._segment(until - self.position)
+        while self.high < until:
+            end = min(self.high + segment, until if expects or self._cautious else size)
             yield self.high, end
             self.high = end
 
-    def _segment(self) -> int:
-        share = self.window // _SEGMENTS_A_WINDOW // BLOCK * BLOCK
+    def _segment(self, window: int) -> int:
+        share = window // _SEGMENTS_A_WINDOW // BLOCK * BLOCK
         enough = _SEGMENT_MIN_BUSY if self._busy else _SEGMENT_MIN
-        least = min(max(self.window // 4 // BLOCK * BLOCK, BLOCK), enough)
+        least = min(max(window // 4 // BLOCK * BLOCK, BLOCK), enough)
         return min(max(share, least), _SEGMENT_MAX)
 
-    def done_with(self, end: int) -> bool:
-        """Tell whether nothing before `end` will be read any more."""
-        return end <= self.position - _BEHIND
+    def wants(self, start: int, end: int) -> bool:
+        """Tell whether something of [start, end) may still be read."""
+        if end <= self.position - _BEHIND:
+            return False
+        return start < max(self.high, self.position + self.window)
 
-
-class Runs:
-    """The runs of one open file, last used first."""
-
-    def __init__(self) -> None:
-        self._runs: list[Run] = []
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self._runs)
-
-    def for_read(self, start: int) -> Run:
-        """Return the run that a READ at `start` belongs to, a new one if need be."""
-        run = next((run for run in self._runs if run.follows(start)), None)
-        if run is None:
-            run = Run(start)
-            del self._runs[_RUNS_MAX - 1 :]
-        else:
-            self._runs.remove(run)
-        self._runs.insert(0, run)
-        return run
-
-    def wanted(self, start: int, end: int) -> bool:
-        """Tell whether any run may still read something of [start, end)."""
-        return any(
-            not run.done_with(end) and start < max(run.high, run.position + run.window)
-            for run in self._runs
-        )
+    def yield_memory(self) -> None:
+        """Take a smaller window: what was read ahead was let go of, and is asked for again."""
+        self.window //= 2
+        self.high = self.position

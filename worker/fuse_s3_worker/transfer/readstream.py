@@ -18,7 +18,8 @@ from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.blocks import BLOCK, Pool
-from fuse_s3_worker.transfer.readahead import Run, Runs
+from fuse_s3_worker.transfer.readahead import Reading
+from fuse_s3_worker.transfer.runs import Course, Runs
 from fuse_s3_worker.transfer.segment import Segment
 
 __all__ = ["Answer", "ReadStream", "Readers", "Source"]
@@ -139,16 +140,20 @@ class ReadStream:
             self._answer.reply(unique)
             return
         here = self._has(offset, end)
-        run = self._runs.for_read(offset)
         limit, now = self._readers.window_limit, self._loop.time()
-        busy = self._readers.busy(now)
-        run.read(offset, end, waits=not here, limit=limit, now=now, busy=busy)
+        found = Reading(not here, limit, now, self._readers.busy(now))
+        run = self._runs.read(offset, end, found)
         if here:
             self._deliver(unique, offset, end)
         else:
             self._parked.append(_Parked(unique, offset, end, size))
             self._fetch_missing(offset, end)
-        self._read_ahead(run)
+        self._read_ahead(run, limit)
+
+    def begin_with(self, data: memoryview) -> None:
+        """Take the first bytes of the version, which came earlier and are charged to the pool."""
+        self._segments.append(Segment.of_bytes(self._pool, 0, data))
+        self._readers.reading(self)
 
     def interrupt(self, unique: int) -> bool:
         """Give up the READ `unique` if it waits here; tell whether it did."""
@@ -189,7 +194,8 @@ class ReadStream:
         self._delivered_any = True
         for segment in segments:
             segment.delivered += min(end, segment.end) - max(start, segment.start)
-        self._let_go()
+            if segment.delivered >= segment.size:
+                self._let_go(segment)
 
     def _arrived(self) -> None:
         """Answer the parked READs whose bytes are here by now."""
@@ -217,8 +223,8 @@ class ReadStream:
             if segment:
                 at = segment.end
 
-    def _read_ahead(self, run: Run) -> None:
-        for start, end in run.ahead(self._info.size):
+    def _read_ahead(self, run: Course, limit: int) -> None:
+        for start, end in run.ahead(self._info.size, limit):
             # An eighth of the memory stays for those who wait.
             if self._pool.available < self._pool.budget // 8 + end - start:
                 return
@@ -263,7 +269,7 @@ class ReadStream:
         if segment not in self._segments:
             segment.free()
         elif error is None and not task.cancelled():
-            self._let_go()
+            self._sweep()
             self._pool.relieve()
         else:
             self._remove(segment)
@@ -314,13 +320,16 @@ class ReadStream:
 
     # -- memory ---------------------------------------------------------------------------------
 
-    def _let_go(self) -> None:
-        """Give back segments that their reader had, or that no run will come to any more."""
+    def _sweep(self) -> None:
+        """Give back segments that their readers had, or that no run will come to any more."""
         for segment in self._segments[:]:
-            done = segment.delivered >= segment.size
-            done = done or not self._runs.wanted(segment.start, segment.end)
-            if done and not segment.busy and not self._waited_for(segment):
-                self._remove(segment)
+            if segment.delivered >= segment.size or not self._runs.wanted(*segment.place):
+                self._let_go(segment)
+
+    def _let_go(self, segment: Segment) -> None:
+        """Give a segment back, unless it is being filled or somebody waits for it."""
+        if not segment.busy and not self._waited_for(segment):
+            self._remove(segment)
 
     def _waited_for(self, segment: Segment) -> bool:
         """Tell whether a parked READ needs a segment, maybe beside another that is not here."""
@@ -334,15 +343,8 @@ class ReadStream:
                 freed += segment.size
                 self._remove(segment)
         for run in self._runs:
-            run.window //= 2
-            run.high = min(run.high, max(run.position, self._held_up_to(run.position)))
+            run.yield_memory()
         return freed
-
-    def _held_up_to(self, offset: int) -> int:
-        for segment in self._segments:
-            if segment.start <= offset < segment.end:
-                offset = segment.end
-        return offset
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)

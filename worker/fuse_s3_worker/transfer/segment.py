@@ -31,8 +31,20 @@ class Segment:
         self.delivered = 0
         self.task: asyncio.Task[None] | None = None
 
+    @classmethod
+    def of_bytes(cls, pool: Pool, start: int, data: memoryview) -> "Segment":
+        """Return one whose bytes are here, and charged to the pool."""
+        made = cls(pool, start, start + len(data))
+        made._small, made.filled = data, len(data)
+        return made
+
     def __repr__(self) -> str:
         return f"Segment({self.start}..{self.end}, {self.filled} here)"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it begins and ends."""
+        return self.start, self.end
 
     @property
     def size(self) -> int:
