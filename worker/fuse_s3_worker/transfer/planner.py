@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from fuse_s3_worker.config.units import GIB, MIB
+from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.partsize import PART_MAX, PART_MIN, PARTS_MAX
 
 __all__ = [
-    "COPY_MAX",
     "Copied",
     "CopyPlan",
     "Limits",
@@ -33,9 +32,8 @@ __all__ = [
     "traffic",
 ]
 
-COPY_MAX = 5 * GIB  # bytes of an object that CopyObject takes
-
-_COPY_PART = 256 * MIB  # a store copies several parts at once sooner than a large one
+# A store copies several parts at once sooner than a large one, and says nothing meanwhile.
+_COPY_PART = 256 * MIB
 
 
 class Limits(NamedTuple):
@@ -47,7 +45,7 @@ class Limits(NamedTuple):
         part_min: the least part but the last, and the largest source that S3 copies no range of.
         part_max: the largest part.
         parts_max: the most parts.
-        copy: bytes of a part that is copied, at most; more when there would be too many.
+        copy: bytes that are copied by one request at most; more when there would be too many parts.
     """
 
     send: int
@@ -125,7 +123,7 @@ def plan(extents: Sequence[Extent], limits: Limits, can_copy: CanCopy, *, in_pla
     """
     size = extents[-1].end if extents else 0
     whole = _whole_source(extents, size)
-    if whole and not in_place and whole.size <= COPY_MAX and can_copy(whole):
+    if whole and not in_place and whole.size <= limits.copy and can_copy(whole):
         return CopyPlan(whole)
     if size <= min(limits.send, 2 * limits.part_min):
         return PutPlan(size)
