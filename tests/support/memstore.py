@@ -87,6 +87,8 @@ class MemoryStore:
         requests: (operation, key or prefix) of every request, in order; the S3 API's names.
         uploads: multipart uploads under way, by id: what is left here is left in the bucket.
         piece: bytes of a GET that arrive at once.
+        sent: bytes of bodies that came.
+        fetched: bytes that went.
         copying: whether the store copies objects and parts, which not every one does.
     """
 
@@ -101,6 +103,8 @@ class MemoryStore:
         self.requests: list[tuple[str, str]] = []
         self.uploads: dict[str, _Upload] = {}
         self.piece = piece
+        self.sent = 0
+        self.fetched = 0
         self.copying = True
         self._clock = clock
         self._part_min = part_min
@@ -205,6 +209,7 @@ class MemoryStore:
         while at < stop:
             taken = self._fill(receiver.buffer(), found.data[at : min(at + self.piece, stop)])
             receiver.advance(taken)
+            self.fetched += taken
             at += taken
             await asyncio.sleep(0)
 
@@ -333,6 +338,7 @@ class MemoryStore:
             raise _refusal("IncompleteBody", operation, key)
         if received != signed:
             raise _refusal("BadDigest", operation, key)
+        self.sent += len(received)
         return received
 
     def _store(

@@ -64,8 +64,10 @@ class Model:
             if self.bytes[at].source:
                 self.bytes[at] = self.bytes[at]._replace(local=True)
 
-    def unload(self, _: int, __: int) -> None:
-        self.bytes = [b._replace(local=False) if b.source else b for b in self.bytes]
+    def unload(self, start: int, size: int) -> None:
+        for at in range(start, min(start + size, len(self.bytes))):
+            if self.bytes[at].source:
+                self.bytes[at] = self.bytes[at]._replace(local=False)
 
     def rebase(self, _: int, __: int) -> None:
         stored = STORED._replace(size=len(self.bytes))
@@ -80,7 +82,7 @@ def act(extents: ExtentMap, name: str, start: int, size: int) -> None:
         "copy": lambda: extents.put([Extent(start, start + size, OTHER, 0)]),
         "truncate": lambda: extents.truncate(start),
         "load": lambda: extents.load(start, start + size),
-        "unload": extents.unload,
+        "unload": lambda: extents.unload(start, start + size),
         "rebase": lambda: extents.rebase(STORED._replace(size=extents.size)),
     }
     deeds[name]()
@@ -149,8 +151,9 @@ def test_unloading_tells_what_need_not_be_kept() -> None:
     extents = ExtentMap(BASE)
     extents.load(0, 10)
     extents.write(5, 7)
-    assert [(e.start, e.end) for e in extents.unload()] == [(0, 5), (7, 10)]
-    assert [(e.start, e.end) for e in extents if e.local] == [(5, 7)]
+    assert [(e.start, e.end) for e in extents.loaded(0, 100)] == [(0, 5), (7, 10)]
+    extents.unload(1, 100)
+    assert [(e.start, e.end) for e in extents if e.local] == [(0, 1), (5, 7)]
 
 
 def test_a_file_is_unchanged_only_if_every_byte_is() -> None:

@@ -4,9 +4,7 @@ Signing, sending, retrying and correcting are in `calls`; this module is the S3 
 """
 
 import asyncio
-import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 
@@ -16,7 +14,7 @@ from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
-from fuse_s3_worker.store.checksums import ALGORITHMS, Algorithm
+from fuse_s3_worker.store.checksums import ALGORITHMS, Algorithm, md5_etag, multipart_etag
 from fuse_s3_worker.store.conditions import Conditions
 from fuse_s3_worker.store.failures import request_id, server_time
 from fuse_s3_worker.store.ranges import RangeReceiver
@@ -44,7 +42,6 @@ _MAY_BE_DONE = frozenset(
     }
 )
 _CANNOT_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST})
-_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 class S3Store:
@@ -142,7 +139,7 @@ class S3Store:
             if error.fault is not Fault.CHANGED:
                 raise
             # A reply that was lost, and the second try found what the first one had stored.
-            etag = await asyncio.to_thread(_md5_etag, body)
+            etag = await asyncio.to_thread(md5_etag, body.pieces)
             return await self._stored_already(key, body.size, etag, checksum, error)
 
     async def delete(self, key: str) -> None:
@@ -259,7 +256,7 @@ class S3Store:
             except StoreError as error:
                 if error.fault not in _MAY_BE_DONE:
                     raise
-                etag = _multipart_etag(parts)
+                etag = multipart_etag(parts)
                 return await self._stored_already(upload.key, size, etag, whole, error)
 
         async def send(condition: dict[str, str]) -> ObjectInfo:
@@ -396,21 +393,3 @@ def _stored(key: str, size: int, reply: Reply) -> ObjectInfo:
 def _clock(reply: Reply) -> int:
     """Return the time of a reply: what Last-Modified will be, to a second or so."""
     return int(server_time(reply) or 0) * _SECOND
-
-
-def _md5_etag(body: Body) -> str:
-    """Return the ETag of an object that is stored in one request, where that is an MD5 sum."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for piece in body.pieces:
-        digest.update(piece)
-    return f'"{digest.hexdigest()}"'
-
-
-def _multipart_etag(parts: Sequence[PartResult]) -> str:
-    """Return the ETag that S3 gives an object of these parts; "" when they are no MD5 sums."""
-    sums = [match[1] for part in parts if (match := _MD5_ETAG.fullmatch(part.etag))]
-    if len(sums) != len(parts):
-        return ""
-    joined = b"".join(map(bytes.fromhex, sums))
-    digest = hashlib.md5(joined, usedforsecurity=False).hexdigest()
-    return f'"{digest}-{len(parts)}"'

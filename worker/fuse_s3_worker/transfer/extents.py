@@ -55,6 +55,12 @@ class Extent(NamedTuple):
         offset = self.offset + low - self.start if self.source else 0
         return self._replace(start=low, end=high, offset=offset)
 
+    def same_bytes(self, other: "Extent") -> bool:
+        """Tell whether both are of one object, and go on in it as they do in the file."""
+        return self.source == other.source and (
+            self.source is None or self.offset - self.start == other.offset - other.start
+        )
+
     def joins(self, after: "Extent") -> bool:
         """Tell whether `after` goes on where this one ends, in everything."""
         if (self.end, self.source, self.local) != (after.start, after.source, after.local):
@@ -151,12 +157,14 @@ class ExtentMap:
         for extent in self.missing(start, end):
             self._splice(extent.start, extent.end, [extent._replace(local=True)])
 
-    def unload(self) -> list[Extent]:
-        """Note that the stage has only what was written; return what it need not keep."""
-        loaded = [extent for extent in self._extents if extent.local and extent.source]
-        for extent in loaded:
+    def loaded(self, start: int, end: int) -> list[Extent]:
+        """Return what of [start, end) the stage has and need not have."""
+        return [extent for extent in self.between(start, end) if extent.local and extent.source]
+
+    def unload(self, start: int, end: int) -> None:
+        """Note that the stage has of [start, end) only what was written."""
+        for extent in self.loaded(start, end):
             self._splice(extent.start, extent.end, [extent._replace(local=False)])
-        return loaded
 
     def rebase(self, base: ObjectInfo) -> None:
         """Note that the whole file was stored as `base`; the stage has what it has."""
