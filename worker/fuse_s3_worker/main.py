@@ -21,11 +21,18 @@ from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.opening import CannotServeError, open_store
+from fuse_s3_worker.transfer.stagedir import (
+    CacheDirectoryError,
+    Place,
+    StageDirectory,
+    open_cache,
+)
 
 __all__ = ["main"]
 
@@ -77,12 +84,15 @@ async def _work(helper: socket.socket) -> None:
         configuration = _configure(order)
         owner = _owner(configuration, order.mount)
         logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[configuration.settings.log_level])
-        store = None
+        if configuration.settings.cache:
+            os.close(open_cache(configuration.settings.cache))
+        store = directory = None
         if not order.mount.dry_run:
             store = await open_store(
                 configuration.spec, configuration.settings, order.files, redaction
             )
-    except (ConfigurationError, CannotServeError) as error:
+            directory = _stage_directory(configuration, order.mount, store)
+    except (ConfigurationError, CannotServeError, CacheDirectoryError) as error:
         _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
         return
     except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
@@ -91,20 +101,20 @@ async def _work(helper: socket.socket) -> None:
         return
     _say(helper, handoff.Ready(*owner))
     if store is not None:
-        await _serve(helper, order, configuration, owner, store)
+        fs = build_file_system(
+            store, configuration.settings, owner, configuration.spec.prefix, directory
+        )
+        await _serve(helper, order, configuration, fs)
 
 
 async def _serve(
     helper: socket.socket,
     order: Order,
     configuration: Configuration,
-    owner: Owner,
-    store: S3Store,
+    fs: FileSystem,
 ) -> None:
     """Wait for the connection, serve it, and tell the helper when it works."""
-    spec, settings = configuration.spec, configuration.settings
     await _expect(helper, handoff.Serve)
-    fs = build_file_system(store, settings, owner, spec.prefix)
     session = Session(Channel(order.device), fs)
     session.start()
     await session.adapter.initialized.wait()
@@ -127,6 +137,18 @@ async def _serve(
 def _configure(order: Order) -> Configuration:
     mount = order.mount
     return configure(mount.spec, mount.options, sloppy=mount.sloppy)
+
+
+def _stage_directory(
+    configuration: Configuration, mount: handoff.Mount, store: S3Store
+) -> StageDirectory | None:
+    """Return where files that are changed are staged; None for in memory."""
+    settings, spec = configuration.settings, configuration.spec
+    if not settings.cache:
+        return None
+    place = Place(store.address, spec.bucket, spec.prefix)
+    about = {"spec": mount.spec, "options": mount.options}
+    return StageDirectory.open(settings.cache, place, about)
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:

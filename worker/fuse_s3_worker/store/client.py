@@ -45,18 +45,24 @@ _CANNOT_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST})
 
 
 class S3Store:
-    """One bucket."""
+    """One bucket.
+
+    Attributes:
+        address: of its server, as it was given; "" for Amazon's.
+    """
 
     def __init__(
-        self, caller: Caller, bucket: str, settings: Settings, *, amazon: bool = False
+        self, caller: Caller, bucket: str, settings: Settings, *, address: str | None = None
     ) -> None:
+        """Use a bucket at `address`; "" is Amazon's, whose ways are known."""
         self._call = caller.call
         self._caller = caller
         self._bucket = bucket
         self._checksum = _algorithm(settings.upload_checksum)
         self._new_object_headers = _new_object_headers(settings)
-        self._amazon = amazon
-        self._conditions = Conditions(self.head, amazon=amazon)
+        self.address = address or ""
+        self._amazon = address == ""
+        self._conditions = Conditions(self.head, amazon=self._amazon)
         self._copies = True
         caller.on_checksum_refused = self._do_without_checksum
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from fuse_s3_worker.config.units import KIB
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.log import event
-from fuse_s3_worker.store.checksums import multipart_etag
+from fuse_s3_worker.store.checksums import md5_etag, multipart_etag
 from fuse_s3_worker.store.types import (
     Body,
     MultipartUpload,
@@ -27,9 +27,9 @@ from fuse_s3_worker.transfer.buffer import PartBuffer
 from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
 from fuse_s3_worker.transfer.planner import Copied, CopyPlan, PartsPlan, Plan, PutPlan, Sent
-from fuse_s3_worker.transfer.stage import Stage
+from fuse_s3_worker.transfer.stage import Stage, Threads
 
-__all__ = ["Assembly", "CopyRefusedError", "Progress"]
+__all__ = ["NO_COPY", "Assembly", "CopyRefusedError", "Progress"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -39,7 +39,7 @@ _PATIENCE = 60.0  # seconds that a part waits for memory, as a write does
 _LITTLE = 256 * KIB  # fetched in vain rather than asked around, which costs a request
 _ZEROS = memoryview(bytes(BLOCK))
 # What a store says that does not copy, or not this, and would still take the bytes.
-_NO_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST, Fault.FORBIDDEN})
+NO_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST, Fault.FORBIDDEN})
 
 
 class Progress(Protocol):
@@ -62,9 +62,10 @@ class CopyRefusedError(Exception):
 class Assembly:
     """Makes objects out of stages, for all files of a mount."""
 
-    def __init__(self, store: ObjectStore, pool: Pool) -> None:
+    def __init__(self, store: ObjectStore, pool: Pool, threads: Threads) -> None:
         self._store = store
         self._pool = pool
+        self._threads = threads
         self._turn = asyncio.Lock()  # who has it takes memory
 
     async def carry_out(
@@ -78,6 +79,7 @@ class Assembly:
         """
         key = stage.known.key
         if isinstance(plan, CopyPlan):
+            await progress.completing(plan.source.etag)
             return await _copied(self._store.copy(plan.source, key))
         if isinstance(plan, PutPlan):
             return await self._put(stage, plan.size, replaces, progress)
@@ -110,7 +112,11 @@ class Assembly:
         try:
             await self._reserve(buffer, size, key)
             fetched = await self._fill(buffer, stage, 0, size)
-            info = await self._store.put(key, Body(buffer.pieces(), size), replaces=replaces)
+            body = Body(buffer.pieces(), size)
+            if stage.path:
+                etag = await self._threads.run(lambda: md5_etag(body.pieces))
+                await progress.completing(etag)
+            info = await self._store.put(key, body, replaces=replaces)
             await _keep(buffer, 0, fetched, progress)
         finally:
             buffer.free()
@@ -275,6 +281,6 @@ async def _copied(copy: Awaitable[_T]) -> _T:
     try:
         return await copy
     except StoreError as error:
-        if error.fault in _NO_COPY:
+        if error.fault in NO_COPY:
             raise CopyRefusedError(str(error)) from error
         raise of_a_version(error) from error

@@ -43,17 +43,25 @@ class StagedFile:
     Attributes:
         dirty: whether there is something that the bucket does not have.
         failed: why nothing more will come of it.
+        sealed: whether it was closed, and is to be stored as it is now.
     """
 
-    def __init__(self, staging: Staging, known: Description, stage: Stage | None = None) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        known: Description,
+        stage: Stage | None = None,
+        *,
+        unlinked: bool = False,
+    ) -> None:
         """Describe it; without a `stage` it gets one with its first change."""
-        self.dirty = known.changed
+        self.dirty = known.changed and not unlinked
         self.failed: ServeError | None = None
         self._staging = staging
         self._known = known
         self._stage = stage
-        self._sealed = False  # closed, and to be stored as it is now
-        self._discarding = False
+        self.sealed = False
+        self._discarding = unlinked
         self._turn = asyncio.Lock()
         self._stage_turn = asyncio.Lock()
         self._loading = Loading(staging.store, staging.pool, known.extents, self._keep_loaded)
@@ -84,7 +92,7 @@ class StagedFile:
         """Take all of `data`, or nothing."""
         self._check(offset + len(data))
         stage = self._stage
-        if stage is None or self._sealed or self._turn.locked() or self._stage_turn.locked():
+        if stage is None or self.sealed or self._turn.locked() or self._stage_turn.locked():
             return 0
         now = time.time_ns()
         if not data or not stage.write_nowait(offset, data, ("w", offset, offset + len(data), now)):
@@ -128,7 +136,7 @@ class StagedFile:
         """Have the turn and the stage for a change that makes the file end at `end` or before."""
         async with self._turn:
             self._check(end)
-            if self._sealed:
+            if self.sealed:
                 await self._commit()  # what was closed is stored as it was closed
             stage = await self._staged()
             async with self._stage_turn:
@@ -283,22 +291,24 @@ class StagedFile:
             return await self._commit()
 
     async def _commit(self) -> ObjectInfo | None:
-        if self._discarding:
-            return self.base
         if self.failed is not None:
             raise self.failed
+        if self._discarding:
+            return self.base
         if self.dirty and self._known.changed:
             stage = await self._staged()
             try:
                 info = await self._store(stage)
             except BaseException as error:
-                self.failed = as_serve_error(error)
-                await self._not_stored(stage, self.failed)
-                raise self.failed from error
+                failure = as_serve_error(error)
+                if not (self.sealed and _temporary(failure)):  # it can be tried again
+                    self.failed = failure
+                    await self._not_stored(stage, failure)
+                raise failure from error
             async with self._stage_turn:
                 await stage.stored(info)
             self._staging.give_back_all(self)
-        self.dirty = self._sealed = False
+        self.dirty = self.sealed = False
         return self.base
 
     async def _store(self, stage: Stage) -> ObjectInfo:
@@ -383,14 +393,14 @@ class StagedFile:
                 raise self.failed
             if self._stage is None or not self._stage.path or self._discarding:
                 return False
-            if self.dirty and not self._sealed:
+            if self.dirty and not self.sealed:
                 try:
                     async with self._stage_turn:
                         await self._stage.seal()
                 except FileSystemError:
                     return False
-                self._sealed = True
-            return self._sealed
+                self.sealed = True
+            return self.sealed
 
     async def retarget(self, key: str, base: ObjectInfo | None) -> None:
         """The file was renamed: `base` is where its bytes are now, None when nowhere.
@@ -414,7 +424,7 @@ class StagedFile:
             if self._stage is not None:
                 await self._stage.forget_name()
         self._staging.give_back_all(self)
-        self.dirty = False
+        self.dirty = self.sealed = False
 
     async def close(self, *, keep: bool = False) -> None:
         """Let go; what was closed and could not be stored is kept, and with `keep` all else."""
@@ -424,9 +434,13 @@ class StagedFile:
         async with self._turn:
             stage, self._stage = self._stage, None
             if stage is not None:
-                unfinished = self.failed is not None or self._sealed or (keep and self.dirty)
+                unfinished = self.failed is not None or self.sealed or (keep and self.dirty)
                 with contextlib.suppress(FileSystemError):
                     await stage.close(keep=unfinished and not self._discarding)
+
+
+def _temporary(error: ServeError) -> bool:
+    return isinstance(error, StoreError) and error.temporary
 
 
 def _conforms(file: StagedFile) -> WritableFile:

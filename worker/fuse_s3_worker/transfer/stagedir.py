@@ -24,7 +24,14 @@ from typing import NamedTuple, Self
 
 from fuse_s3_worker.transfer.journal import Description, JournalError, Log, Record, decode
 
-__all__ = ["CacheDirectoryError", "Entry", "EntryInUseError", "Place", "StageDirectory"]
+__all__ = [
+    "CacheDirectoryError",
+    "Entry",
+    "EntryInUseError",
+    "Place",
+    "StageDirectory",
+    "open_cache",
+]
 
 _ABOUT = "bucket.json"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")

@@ -56,8 +56,8 @@ class Staging:
         self.limits = limits
         self.size_limit = size_limit
         self.directory = directory
-        self.assembly = Assembly(store, pool)
         self.threads = Threads(executor or ThreadPoolExecutor(_THREADS, "staging"))
+        self.assembly = Assembly(store, pool, self.threads)
         self._memory = StageMemory(pool)
         self._borrowers: dict[str, set[Borrower]] = {}
 
