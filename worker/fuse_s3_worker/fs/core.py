@@ -18,7 +18,8 @@ from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.recovery import Recovery
+from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["Core", "Found", "Kernel"]
 
@@ -49,19 +50,39 @@ class Core:
         metadata: Metadata,
         ownership: Ownership,
         readers: Readers,
-        uploads: Uploads,
+        writers: Writers,
         prefix: str,
     ) -> None:
         self.store = store
         self.metadata = metadata
         self.ownership = ownership
         self.readers = readers
-        self.uploads = uploads
+        self.writers = writers
         self.beginnings = Beginnings(readers.pool)
         self.resolver = Resolver(store, metadata, self.beginnings)
         self.nodes = Nodes(prefix)
+        self.recovery: Recovery | None = None
         self.kernel: Kernel | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    # -- what an earlier worker left ------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Begin to store what an earlier worker has not."""
+        staging = self.writers.staging
+        if staging.directory is not None:
+            self.recovery = Recovery(staging, staging.directory)
+            self.spawn(self.recovery.run(self._recovered), "recovery_failed", self.nodes.root)
+
+    def _recovered(self, info: ObjectInfo) -> None:
+        """Take note of an object that was stored without a node."""
+        directory, slash, name = info.key.rpartition("/")
+        self.metadata.change(directory + slash, name, Entry.file(info))
+
+    async def settled(self, key: str) -> None:
+        """Wait until nothing of an earlier worker is going to be stored as `key`."""
+        if self.recovery is not None:
+            await self.recovery.wait_for(key)
 
     # -- nodes ----------------------------------------------------------------------------------
 

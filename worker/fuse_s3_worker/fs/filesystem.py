@@ -15,9 +15,10 @@ from fuse_s3_worker.fs.directories import Directories
 from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
+from fuse_s3_worker.fs.ranges import Ranges
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["FileSystem", "Statistics", "VolumeSize"]
 
@@ -45,6 +46,7 @@ class FileSystem:
     Attributes:
         names: looking up, making and removing.
         files: reading and writing.
+        ranges: holes, zeros and copies.
         directories: listing.
     """
 
@@ -54,13 +56,18 @@ class FileSystem:
         metadata: Metadata,
         ownership: Ownership,
         readers: Readers,
-        uploads: Uploads,
+        writers: Writers,
         prefix: str = "",
     ) -> None:
-        self._core = Core(store, metadata, ownership, readers, uploads, prefix)
+        self._core = Core(store, metadata, ownership, readers, writers, prefix)
         self.names = Namespace(self._core)
         self.files = Files(self._core)
+        self.ranges = Ranges(self._core, self.files)
         self.directories = Directories(self._core)
+
+    def start(self) -> None:
+        """Begin with what an earlier worker has left to be stored."""
+        self._core.recover()
 
     def attach(self, kernel: Kernel) -> None:
         """Tell where notifications go."""

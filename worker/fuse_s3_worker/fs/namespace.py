@@ -125,7 +125,7 @@ class Namespace:
     # -- removing -------------------------------------------------------------------------------
 
     async def unlink(self, parent_id: int, name: bytes) -> None:
-        """Remove a file. One that is being written is given up; later writes lead nowhere.
+        """Remove a file. One that is being written is there for those who have it open.
 
         Raises:
             FileSystemError: ENOENT, EISDIR.
@@ -134,12 +134,14 @@ class Namespace:
         core = self._core
         parent = core.directory(parent_id)
         text = core.name(parent, name)
+        await core.settled(parent.key + text)
         node = core.local(parent, text)
         entry = None if node else (await core.look(parent, text)).entry
         if node is None and entry is None:
             raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
+        await core.writers.staging.about_to_change(parent.key + text)
         upload = node.upload if node else None
         if upload is not None:
             await upload.discard()
@@ -147,7 +149,7 @@ class Namespace:
             await core.store.delete(parent.key + text)
         except ServeError as error:
             if upload is not None:
-                upload.failed = error  # it stays, and what was written is lost: close(2) tells
+                upload.fail(error)  # it stays, and what was written is lost: close(2) tells
             raise
         self._removed(parent, text)
 

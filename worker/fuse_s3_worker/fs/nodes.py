@@ -9,7 +9,7 @@ from fuse_s3_worker.fs.attributes import Overrides
 from fuse_s3_worker.store.types import ObjectInfo
 
 if TYPE_CHECKING:
-    from fuse_s3_worker.transfer.upload import Upload
+    from fuse_s3_worker.transfer.writer import FileWriter
 
 __all__ = ["ROOT_ID", "InodeNumbers", "Node", "Nodes", "inode_number"]
 
@@ -69,7 +69,7 @@ class Node:
             self.key += "/"
         self.children: dict[str, Node] = {}
         self.info: ObjectInfo | None = None
-        self.upload: Upload | None = None
+        self.upload: FileWriter | None = None
         self.overrides: Overrides | None = None
         self.cached_etag: str | None = None
         self.nlookup = 0
