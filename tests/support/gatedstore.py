@@ -10,6 +10,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.store.types import (
     Body,
+    Description,
     ListPage,
     MultipartUpload,
     ObjectInfo,
@@ -209,20 +210,23 @@ class GatedStore(MemoryStore):
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         before = b"".join(body.pieces)
         late = await self._enter("put")
         assert before == b"".join(body.pieces)
-        info = await super().put(key, body, content_type=content_type, replaces=replaces)
+        info = await super().put(key, body, content_type=content_type, replaces=replaces, like=like)
         return _unless(late, info)
 
     async def delete(self, key: str) -> None:
         await self._enter("delete")
         await super().delete(key)
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         await self._enter("create_multipart")
-        return await super().create_multipart(key, content_type=content_type)
+        return await super().create_multipart(key, content_type=content_type, like=like)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         # What is sent is read when the request begins; it must be the same when it ends.
@@ -254,6 +258,30 @@ class GatedStore(MemoryStore):
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         await self._enter("abort_multipart")
         await super().abort_multipart(upload)
+
+    async def describe(self, key: str) -> Description:
+        await self._enter("describe")
+        return await super().describe(key)
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        late = await self._enter("duplicate")
+        return _unless(late, await super().duplicate(source, key, exclusive=exclusive))
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        late = await self._enter("rename_object")
+        return _unless(late, await super().rename_object(source, key, exclusive=exclusive))
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        late = await self._enter("delete_version")
+        return _unless(late, await super().delete_version(info))
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        late = await self._enter("delete_many")
+        return _unless(late, await super().delete_many(objects))
 
 
 def _unless(error: StoreError | None, found: _T) -> _T:

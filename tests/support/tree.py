@@ -18,6 +18,7 @@ from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.core import Found, Kernel
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.partsize import PART_MIN
 from fuse_s3_worker.transfer.readstream import Readers
@@ -62,6 +63,7 @@ class Tree:
         first_part: int = 8 * MIB,
         part_min: int = PART_MIN,
         prefix: str = "",
+        moving: Moving | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.store = GatedStore(objects, clock=clock, part_min=part_min)
@@ -74,6 +76,7 @@ class Tree:
             Readers(self.store, self.pool, 8),
             Uploads(self.store, self.pool, first_part),
             prefix,
+            moving or Moving(connections=8),
         )
         self.notices = Notices()
         self.fs.attach(_as_kernel(self.notices))
@@ -130,6 +133,19 @@ class Tree:
     async def unlink(self, path: str) -> None:
         """Remove a file."""
         await self.fs.names.unlink(*await self._place(path))
+
+    async def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Give something another name, trying again after ESTALE as rename(2) does."""
+        try:
+            await self._rename(old, new, flags)
+        except FileSystemError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await self._rename(old, new, flags)
+
+    async def _rename(self, old: str, new: str, flags: int) -> None:
+        places = await self._place(old), await self._place(new)
+        await self.fs.renames.rename(*places, flags)
 
     async def rmdir(self, path: str) -> None:
         """Remove a directory."""

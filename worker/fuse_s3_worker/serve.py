@@ -11,6 +11,7 @@ from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectStore
@@ -57,6 +58,7 @@ def build_file_system(
         Readers(store, pool, settings.max_connections),
         Uploads(store, pool, settings.part_size),
         prefix,
+        Moving(settings.rename_dir_limit, settings.max_connections),
     )
 
 
@@ -76,6 +78,7 @@ class Session:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         loop.call_later(_EXPIRE_EVERY, self._expire)
+        self._fs.start()
 
     def _readable(self) -> None:
         """Read a request, serve it, and again; stop to let others have a turn."""

@@ -11,6 +11,7 @@ from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Ownership
+from fuse_s3_worker.fs.claims import Claims
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
@@ -58,6 +59,7 @@ class Core:
         self.uploads = uploads
         self.resolver = Resolver(store, metadata)
         self.nodes = Nodes(prefix)
+        self.claims = Claims()
         self.kernel: Kernel | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -121,7 +123,20 @@ class Core:
 
     async def look(self, parent: Node, name: str, *, fresh: bool = False) -> Known:
         """Return what the bucket has under `name`; see `Resolver.resolve`."""
-        return await self.resolver.resolve(parent.key, name, fresh=fresh)
+        while True:
+            key = parent.key
+            known = await self.resolver.resolve(key, name, fresh=fresh)
+            if parent.key == key:  # and not another one's by now
+                return known
+
+    async def look_at(self, node: Node, *, fresh: bool = False) -> Known:
+        """Return what the bucket has under the name of a node, whatever that is by now."""
+        while True:
+            parent, key = node.parent, node.key
+            assert parent is not None  # noqa: S101  the root has no name to look at
+            known = await self.look(parent, node.name, fresh=fresh)
+            if node.key == key:
+                return known
 
     async def refresh(self, node: Node) -> Found:
         """Describe `node` from fresh knowledge.
@@ -131,7 +146,7 @@ class Core:
         """
         if node.id == ROOT_ID or node.local or node.parent is None or node.gone:
             return self.found(node)
-        known = await self.look(node.parent, node.name)
+        known = await self.look_at(node)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
         return self.found_as(node, known.entry.info, known.seconds_left)

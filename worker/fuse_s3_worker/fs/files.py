@@ -11,7 +11,7 @@ from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
-from fuse_s3_worker.store.types import ObjectInfo
+from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
 from fuse_s3_worker.transfer.upload import Upload
 
@@ -71,7 +71,8 @@ class Files:
             truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
             await self._refresh(node, truncates=truncates)
             if truncates:
-                await self._upload(node).truncate(0)
+                async with self._core.claims.changing(node):
+                    await self._upload(node).truncate(0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
@@ -92,7 +93,13 @@ class Files:
     ) -> tuple[Found, Opened]:
         """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
         core = self._core
-        parent = core.directory(parent_id)
+        async with core.claims.changing(core.directory(parent_id)):
+            return await self._create(core.directory(parent_id), name, flags, pid)
+
+    async def _create(
+        self, parent: Node, name: bytes, flags: int, pid: int
+    ) -> tuple[Found, Opened]:
+        core = self._core
         text = core.name(parent, name)
         node = core.nodes.child(parent, text, directory=False)
         if node.upload is None and node.being_read:
@@ -186,7 +193,7 @@ class Files:
         core = self._core
         if node.parent is None or node.gone:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
-        known = await core.look(node.parent, node.name, fresh=True)
+        known = await core.look_at(node, fresh=True)
         if known.entry is None or known.entry.info is None or known.entry.directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was removed", logging.WARNING)
         info = known.entry.info
@@ -212,17 +219,22 @@ class Files:
             FileSystemError: EBADF, or what cannot be written like this.
             StoreError: the upload has failed already.
         """
-        return self._writable(number).write_nowait(offset, data)
+        node = self._writable(number)
+        if self._core.claims.held(node):
+            return 0
+        return self._upload(node).write_nowait(offset, data)
 
     async def write(self, number: int, offset: int, data: memoryview) -> None:
         """Take the rest, as memory allows."""
-        await self._writable(number).write(offset, data)
+        node = self._writable(number)
+        async with self._core.claims.changing(node):
+            await self._upload(node).write(offset, data)
 
-    def _writable(self, number: int) -> Upload:
+    def _writable(self, number: int) -> Node:
         handle = self._handle(number)
         if not handle.writes:
             raise FileSystemError(errno.EBADF, "not open for writing")
-        return self._upload(handle.node)
+        return handle.node
 
     async def truncate(self, node: Node, size: int) -> None:
         """Set the size of a file; if nobody has it open for writing, it is stored at once."""
@@ -230,13 +242,19 @@ class Files:
             raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
         node.pins += 1
         try:
+            async with self._core.claims.changing(node):
+                await self._truncate(node, size)
+        finally:
+            self._core.nodes.unpin(node)
+
+    async def _truncate(self, node: Node, size: int) -> None:
+        try:
             await self._upload(node).truncate(size)
             if not node.writers:
                 await self._commit(node)
         finally:
             if not node.writers:
                 await self._end_upload(node)
-            self._core.nodes.unpin(node)
 
     async def flush(self, number: int, pid: int) -> None:
         """A descriptor was closed: make what was written visible, and say whether that worked.
@@ -246,12 +264,15 @@ class Files:
         """
         handle = self._handle(number)
         if handle.opener is not None and not handle.opener.leaves_to(pid):
-            await self._commit(handle.node)
+            async with self._core.claims.changing(handle.node):
+                await self._commit(handle.node)
 
     async def fsync(self, number: int) -> None:
         """Make what was written visible, and return when the store has it."""
-        if self._handle(number).writes:
-            await self._commit(self._handle(number).node)
+        handle = self._handle(number)
+        if handle.writes:
+            async with self._core.claims.changing(handle.node):
+                await self._commit(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""
@@ -265,11 +286,17 @@ class Files:
         node.writers -= handle.writes
         try:
             if handle.writes:
-                await self._commit(node)
+                async with self._core.claims.changing(node):
+                    await self._end_writing(node)
         finally:
-            if handle.writes and not node.writers:
-                await self._end_upload(node)
             self._core.nodes.unpin(node)
+
+    async def _end_writing(self, node: Node) -> None:
+        try:
+            await self._commit(node)
+        finally:
+            if not node.writers:
+                await self._end_upload(node)
 
     async def _commit(self, node: Node) -> None:
         """Store what was written; a failure is told to everybody who closes the file."""
@@ -300,6 +327,25 @@ class Files:
         node.cached_etag = None
         if node.parent is not None and not node.gone:
             self._core.metadata.forget(node.parent.key, node.name)
+
+    # -- another name ---------------------------------------------------------------------------
+
+    def streams_below(self, node: Node) -> dict[ReadStream, Node]:
+        """Return what is being read at and below `node`, and the file of each."""
+        return {
+            handle.stream: handle.node
+            for handle in self._handles.values()
+            if handle.stream is not None and handle.node.is_below((node,))
+        }
+
+    def moved(self, node: Node, original: ObjectInfo, made: ObjectInfo) -> None:
+        """Take note that a file has another key, and maybe another entity tag, and is the same."""
+        if node.cached_etag == original.etag:
+            node.cached_etag = made.etag
+        node.info = made
+        for handle in self._of(node) if node.readers else ():
+            if handle.stream is not None and same_version(handle.stream.info, original):
+                handle.stream.end_move(made)
 
     async def close(self) -> None:
         """Give up what is still open: the connection ended before its programs closed it."""

@@ -10,10 +10,20 @@ import errno
 
 from fuse_s3_worker.errors import FileSystemError
 
-__all__ = ["KEY_MAX", "NAME_MAX", "can_be_directory", "child_name", "decode_name", "nameable"]
+__all__ = [
+    "DIRECTORY_TYPE",
+    "KEY_MAX",
+    "NAME_MAX",
+    "can_be_directory",
+    "child_name",
+    "decode_name",
+    "nameable",
+]
 
 NAME_MAX = 255  # bytes: NAME_MAX of limits.h
 KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
+
+DIRECTORY_TYPE = "application/x-directory"  # what s3fs and others mark directories with
 
 
 def decode_name(name: bytes, directory_key: str) -> str:

@@ -83,6 +83,7 @@ class Upload:
         self._multipart: asyncio.Task[MultipartUpload] | None = None
         self._parts: list[asyncio.Task[PartResult]] = []
         self._copied: ObjectInfo | None = None  # what the first parts are a copy of
+        self._held = False
         uploads.pool.add_reclaimer(self, self._reclaim)
 
     @property
@@ -403,9 +404,41 @@ class Upload:
 
     def _reclaim(self) -> int:
         """Memory is short: a part that may be sent is sent."""
-        if self._buffer.size >= PART_MIN and not self._turn.locked() and self.failed is None:
+        idle = not self._turn.locked() and not self._held
+        if self._buffer.size >= PART_MIN and idle and self.failed is None:
             self._seal()
         return 0
+
+    # -- another name ---------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Begin nothing under the name that the file has; until `retarget` or `let_go`.
+
+        Whoever calls this keeps all others from writing and committing meanwhile.
+
+        Raises:
+            FileSystemError: EBUSY, parts are on their way already, under this name.
+        """
+        if self._multipart is not None or self._parts:
+            raise FileSystemError(
+                errno.EBUSY,
+                f"{self._key!r} is sent under this name already: rename it when it is closed",
+                logging.WARNING,
+            )
+        self._held = True
+
+    def let_go(self) -> None:
+        """Go on under the same name."""
+        self._held = False
+
+    async def retarget(self, key: str, base: ObjectInfo | None) -> None:
+        """Go on under another name.
+
+        `base` is what `self.base` was copied to; None when there was none, or it is gone.
+        """
+        self._key = key
+        self.base = base or self.base
+        self._held = False
 
     # -- reading back ---------------------------------------------------------------------------
 
