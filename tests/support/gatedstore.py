@@ -1,6 +1,7 @@
 """The bucket in memory, with a hand on every request: held, let go, failed at will."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ def unreachable() -> StoreError:
 
 
 _T = TypeVar("_T")
+_ANY = "any"  # in place of an operation
 
 
 class Arrival:
@@ -104,6 +106,7 @@ class GatedStore(MemoryStore):
         self._gates: dict[str, tuple[asyncio.Event, int]] = {}
         self._calls: Counter[str] = Counter()
         self._failures: dict[tuple[str, int], tuple[StoreError, bool]] = {}
+        self._last = math.inf
 
     # -- the hand ---------------------------------------------------------------------------------
 
@@ -141,6 +144,16 @@ class GatedStore(MemoryStore):
         for nth in range(1, 100):
             self.fail(operation, error, nth=nth)
 
+    def fail_request(
+        self, nth: int, error: StoreError | None = None, *, afterwards: bool = False
+    ) -> None:
+        """Have the `nth` request from now on fail, of whatever kind it is."""
+        self.fail(_ANY, error, nth=nth, afterwards=afterwards)
+
+    def stop_after(self, count: int) -> None:
+        """Answer so many requests more, and then none ever again, as if the worker had died."""
+        self._last = self._calls[_ANY] + count
+
     def asked(self, operation: str) -> int:
         """Return how many requests of this kind have been sent, whatever became of them."""
         return self._calls[operation]
@@ -148,12 +161,19 @@ class GatedStore(MemoryStore):
     def mend(self) -> None:
         """Have nothing fail any more."""
         self._failures.clear()
+        self._last = math.inf
 
     async def _enter(self, operation: str) -> StoreError | None:
         """Wait at the gate, then fail if this is to; return the error that is to come later."""
         self._calls[operation] += 1
+        self._calls[_ANY] += 1
         number = self._calls[operation]
-        error, afterwards = self._failures.pop((operation, number), (None, False))
+        if self._calls[_ANY] > self._last:
+            await asyncio.Event().wait()
+        nothing = None, False
+        error, afterwards = self._failures.pop((operation, number), nothing)
+        if error is None:
+            error, afterwards = self._failures.pop((_ANY, self._calls[_ANY]), nothing)
         self._passing[operation] += 1
         self.most_under_way |= self._passing
         try:

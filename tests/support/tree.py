@@ -64,9 +64,10 @@ class Tree:
         part_min: int = PART_MIN,
         prefix: str = "",
         moving: Moving | None = None,
+        store: GatedStore | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self.store = GatedStore(objects, clock=clock, part_min=part_min)
+        self.store = store or GatedStore(objects, clock=clock, part_min=part_min)
         self.pool = Pool(budget)
         self.metadata = Metadata(lifetime, clock)
         self.fs = FileSystem(
@@ -138,7 +139,7 @@ class Tree:
         """Give something another name, trying again after ESTALE as rename(2) does."""
         try:
             await self._rename(old, new, flags)
-        except FileSystemError as error:
+        except ServeError as error:
             if error.errno != errno.ESTALE:
                 raise
             await self._rename(old, new, flags)

@@ -1,5 +1,6 @@
 """The nodes that the kernel knows: an id, a place in the tree, and what is true of it now."""
 
+import contextlib
 import itertools
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
@@ -184,6 +185,15 @@ class Nodes:
         if node is not None and node.id != ROOT_ID:
             node.nlookup = max(node.nlookup - nlookup, 0)
             self.drop_unused(node)
+
+    @contextlib.contextmanager
+    def pinned(self, node: Node) -> Iterator[None]:
+        """Keep a node for a while."""
+        node.pins += 1
+        try:
+            yield
+        finally:
+            self.unpin(node)
 
     def unpin(self, node: Node) -> None:
         """Take back a reason of ours."""

@@ -8,12 +8,13 @@ and those who read it go on reading the same bytes at the new key.
 Directories are in `treerename`.
 """
 
+import contextlib
 import errno
 import logging
 from typing import NamedTuple
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
-from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
+from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.names import can_be_directory
@@ -74,26 +75,24 @@ class Renames:
         """
         if flags & ~RENAME_NOREPLACE:
             raise FileSystemError(errno.EINVAL, f"rename with the flags {flags:#x}")
-        core, exclusive = self._core, bool(flags & RENAME_NOREPLACE)
         source, target = self._place(*old), self._place(*new)
-        node = await self._find(*old)
-        if node is None:
-            raise FileSystemError(errno.ENOENT, f"{source.key!r} does not exist")
-        pinned = [source.parent, target.parent, node]
-        for one in pinned:
-            one.pins += 1
-        try:
+        with contextlib.ExitStack() as stack:
+            for parent in (source.parent, target.parent):
+                stack.enter_context(self._core.nodes.pinned(parent))
+            node = await self._find(*old)
+            if node is None:
+                raise FileSystemError(errno.ENOENT, f"{source.key!r} does not exist")
+            stack.enter_context(self._core.nodes.pinned(node))
+            exclusive = bool(flags & RENAME_NOREPLACE)
             if exclusive:
-                await core.look(target.parent, target.name, fresh=True)
+                await self._core.look(target.parent, target.name, fresh=True)
             there = await self._find(*new)
-            if there is node and not exclusive:
-                return
-            move = Move(node, source, target, there, exclusive)
-            _check(move)
-            await self._claim_and_move(move)
-        finally:
-            for one in pinned:
-                core.nodes.unpin(one)
+            if there is not None:
+                stack.enter_context(self._core.nodes.pinned(there))
+            if there is not node or exclusive:
+                move = Move(node, source, target, there, exclusive)
+                _check(move)
+                await self._claim_and_move(move)
 
     def _place(self, parent_id: int, name: bytes) -> Place:
         parent = self._core.directory(parent_id)
@@ -209,31 +208,60 @@ class Renames:
 
     async def _delete_original(self, move: Move, copied: _Copied) -> None:
         """Delete the original; if that cannot be, everything is as it was, as far as can be."""
-        core, (original, made, alone) = self._core, copied
+        original, made, alone = copied
         if original is None or made is None or alone:
             return
         try:
-            if not await core.store.delete_version(original):
-                # Another client has stored a new one there meanwhile, which is a file of its own.
-                core.metadata.forget(move.source.parent.key, move.source.name)
-        except ServeError as error:
-            await self._switch(move.target, move.source, move.node, _Copied(made, original))
-            core.metadata.forget(move.target.parent.key, move.target.name)
-            await self._remove_copy(move, made, error)
-            raise
+            theirs = not await self._core.store.delete_version(original)
+        except StoreError as error:
+            theirs = await self._undo(move, original, made, error)
+        if theirs:
+            # Another client has stored a new one there meanwhile, which is a file of its own.
+            self._core.metadata.forget(move.source.parent.key, move.source.name)
 
-    async def _remove_copy(self, move: Move, made: ObjectInfo, reason: ServeError) -> None:
+    async def _undo(
+        self, move: Move, original: ObjectInfo, made: ObjectInfo, error: StoreError
+    ) -> bool:
+        """Take a rename back whose original cannot be deleted, if it is there indeed.
+
+        The request may have done its work, and only the reply be lost; to remove the copy as well
+        would be the end of the file.
+
+        Returns:
+            Whether there is another client's file at the old place; False when there is none.
+
+        Raises:
+            StoreError: `error`, the original is there, or nobody knows.
+        """
+        try:
+            found = await self._core.store.head(original.key)
+        except StoreError as unknown:
+            if unknown.fault is Fault.NOT_FOUND:
+                return False
+            self._core.metadata.forget(move.source.parent.key, move.source.name)
+            self._tell_not_undone(move, error)
+            raise error from unknown
+        if not same_version(found, original):
+            return True
+        await self._switch(move.target, move.source, move.node, _Copied(made, original))
+        self._core.metadata.forget(move.target.parent.key, move.target.name)
+        await self._remove_copy(move, made, error)
+        raise error
+
+    async def _remove_copy(self, move: Move, made: ObjectInfo, error: StoreError) -> None:
         """Remove a copy in vain, unless it has replaced something."""
-        details: dict[str, object] = {"from": move.source.key, "to": made.key, "reason": reason}
-        if move.there is None:
-            try:
+        try:
+            if move.there is None:
                 await self._core.store.delete_version(made)
-            except ServeError as error:
-                details["undo"] = error
-            else:
                 return
-        details["advice"] = "the file has both names: remove one of them"
-        event(_log, logging.ERROR, "rename_not_undone", details)
+        except StoreError:
+            pass  # for the same reason, as a rule
+        self._tell_not_undone(move, error)
+
+    def _tell_not_undone(self, move: Move, error: StoreError) -> None:
+        details: dict[str, object] = {"from": move.source.key, "to": move.target.key}
+        details |= {"reason": error, "advice": "the file may have both names: see which to remove"}
+        event(_log, logging.ERROR, "rename_not_undone", details | error.details)
 
 
 def _check(move: Move) -> None:
