@@ -47,6 +47,7 @@ DEFAULTS: dict[str, object] = {
     "max_connections": 32,
     "memory_target": 256 * MIB,
     "metadata_ttl": 1.0,
+    "rename_dir_limit": 100_000,
     "upload_checksum": "auto",
     "log_level": "info",
 }
@@ -113,6 +114,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     "max_connections": ({"=2": 2, "=512": 512}, ["", "=1", "=513", "=-5", "=many", "=4.5"]),
     "memory_target": ({"=32M": 32 * MIB, "=1024G": 1024 * GIB, "=1T": 1024 * GIB},
                       ["=31M", "=1025G", "=33554431", "=half"]),
+    "rename_dir_limit": ({"=0": 0, "=5": 5}, ["", "=-1", "=many", "=1.5"]),
     "metadata_ttl": (
         {"=0": 0.0, "=0.5": 0.5, "=900": 900.0, "=indefinite": math.inf,
          "=3155760000": 3155760000.0},
