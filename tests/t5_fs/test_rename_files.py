@@ -396,6 +396,20 @@ async def test_who_reads_what_was_replaced_gets_what_is_here() -> None:
         assert await t.read_all("b") == b"new"
 
 
+@on_loop()
+async def test_who_has_opened_what_was_replaced_and_not_read_yet_reads_the_new_one() -> None:
+    async with tree({"a": b"newer", "b": b"old", "c": b"newest one", "d/x": b""}) as t:
+        handle, other = await t.open("b"), await t.open("c")
+        await t.rename("a", "b")
+        await t.rename("c", "b")
+        assert await t.read(handle) == b"newest one"
+        assert t.handles[handle] in t.notices.invalidated
+        assert (await t.attributes(t.handles[handle])).size == 10
+        await t.unlink("b")
+        await t.put("b", b"another one")
+        assert await errno_of(t.read(other)) == errno.ESTALE
+
+
 # -- there is always a file of that name ----------------------------------------------------------
 
 

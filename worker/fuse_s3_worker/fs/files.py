@@ -191,7 +191,7 @@ class Files:
             FileSystemError: ESTALE, there is none, or something of the one before was read.
         """
         core = self._core
-        if node.parent is None or node.gone:
+        if node.parent is None or (node.gone and not node.replaced):
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
         known = await core.look_at(node, fresh=True)
         if known.entry is None or known.entry.info is None or known.entry.directory:

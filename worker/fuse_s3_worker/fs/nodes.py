@@ -53,11 +53,13 @@ class Node:
             so any more.
         gone: it was removed, or replaced by something that is not the same file any more.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
+        replaced: it was removed by a rename of another one to its name.
     """
 
     __slots__ = (
         "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "readers", "unlinked", "upload", "writers",
+        "nlookup", "overrides", "parent", "pins", "readers", "replaced", "unlinked", "upload",
+        "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -78,6 +80,7 @@ class Node:
         self.kept = 0
         self.gone = False
         self.unlinked = False
+        self.replaced = False
 
     def __repr__(self) -> str:
         return f"Node({self.id}, {self.key!r})"

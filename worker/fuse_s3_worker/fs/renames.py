@@ -123,7 +123,7 @@ class Renames:
         """What had the name is gone: what is still written to it leads nowhere."""
         if there is None:
             return
-        there.unlinked = True
+        there.unlinked = there.replaced = True
         self._names.replaced(there)
         if there.upload is not None:
             await there.upload.discard()
