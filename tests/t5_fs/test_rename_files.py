@@ -203,6 +203,19 @@ async def test_a_file_that_is_being_written_is_stored_under_its_new_name() -> No
 
 
 @on_loop()
+async def test_what_a_file_has_replaced_does_not_come_back_when_it_is_renamed_again() -> None:
+    async with tree({"b": b"what was there", "d/b": b"and there"}) as t:
+        handle = await t.create("a")
+        for old, new in (("a", "b"), ("b", "d/b"), ("d/b", "c")):
+            await t.rename(old, new)
+        await asyncio.sleep(2)
+        assert t.store.keys() == ["d/"]
+        assert await t.list() == {"c": False, "d": True}
+        await t.close(handle)
+        assert t.store.keys() == ["c", "d/"]
+
+
+@on_loop()
 async def test_a_file_that_is_changed_goes_with_what_the_bucket_has_of_it() -> None:
     async with tree({"a": b"first"}) as t:
         handle = await t.open("a", os.O_RDWR)

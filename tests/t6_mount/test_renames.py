@@ -358,12 +358,11 @@ def test_readers_meanwhile(bucket: Bucket) -> None:
     """
     contents = [bytes([65 + number]) * (3000 * number + 1) for number in range(12)]
     bucket.put("file", contents[0])
-    with Mount(bucket, "metadata_ttl=0") as mnt:
-        with _Looking(mnt / "file", threads=3) as looking:
-            for content in contents[1:]:
-                (mnt / "file.new").write_bytes(content)
-                (mnt / "file.new").rename(mnt / "file")
-                assert (mnt / "file").read_bytes() == content
+    with Mount(bucket, "metadata_ttl=0") as mnt, _Looking(mnt / "file", threads=3) as looking:
+        for content in contents[1:]:
+            (mnt / "file.new").write_bytes(content)
+            (mnt / "file.new").rename(mnt / "file")
+            assert (mnt / "file").read_bytes() == content
     assert looking.problems == []
     assert looking.seen <= set(contents)
     assert len(looking.seen) > 1

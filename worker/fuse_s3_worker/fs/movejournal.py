@@ -227,7 +227,10 @@ class _Lines:
             if stated != b"%08x" % checksum:
                 return
             self.checksum, self.end = checksum, stop + 1
-            yield json.loads(text)
+            record = json.loads(text)
+            if not isinstance(record, list):
+                raise _UnusableError(f"no record: {text[:60]!r}")
+            yield record
 
 
 class _Story:

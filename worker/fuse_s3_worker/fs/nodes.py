@@ -51,15 +51,17 @@ class Node:
         pins: reasons of ours to keep it: open handles, work under way.
         kept: how often a directory is looked after that exists here although, maybe, no key says
             so any more.
+        covers: it was never stored, and its name is still another's in the bucket, which it has
+            replaced.
         gone: it was removed, or replaced by something that is not the same file any more.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
         replaced: it was removed by a rename of another one to its name.
     """
 
     __slots__ = (
-        "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "readers", "replaced", "unlinked", "upload",
-        "writers",
+        "cached_etag", "children", "covers", "gone", "id", "info", "is_directory", "kept", "key",
+        "name", "nlookup", "overrides", "parent", "pins", "readers", "replaced", "unlinked",
+        "upload", "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -78,6 +80,7 @@ class Node:
         self.readers = 0
         self.writers = 0
         self.kept = 0
+        self.covers = False
         self.gone = False
         self.unlinked = False
         self.replaced = False

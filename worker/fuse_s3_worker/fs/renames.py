@@ -149,17 +149,23 @@ class Renames:
 
     async def _copy(self, move: Move) -> _Copied:
         """Make the copy, of whatever there is of the file in the bucket."""
-        store, node = self._core.store, move.node
-        if node.info is None:
-            return _NOTHING
+        node, store = move.node, self._core.store
+        if node.info is not None:
+            return await self._copy_newest(move, node.info)
+        if node.covers:  # what it has replaced by an earlier rename is not to come back
+            await store.delete(move.source.key)
+        return _NOTHING
+
+    async def _copy_newest(self, move: Move, info: ObjectInfo) -> _Copied:
+        store = self._core.store
         try:
-            return await self._copy_version(move, node.info)
+            return await self._copy_version(move, info)
         except StoreError as error:
             if error.fault not in _GONE:
                 raise
             if move.exclusive:
                 await self._see_vacant(move.target)
-            if not node.local:
+            if not move.node.local:
                 self._core.metadata.forget(move.source.parent.key, move.source.name)
                 raise
         # It is being written here, so whatever another client made of it will be replaced.
@@ -192,12 +198,13 @@ class Renames:
     async def _switch(self, source: Place, target: Place, node: Node, copied: _Copied) -> None:
         """Have the node, and all who have it open, at its new place."""
         core, (original, made, _) = self._core, copied
+        there = target.node
         core.metadata.change(source.parent.key, source.name, ABSENT)
         if made is not None:
             core.metadata.change(target.parent.key, target.name, Entry.file(made))
         core.nodes.move(node, target.parent, target.name)
         if original is None or made is None:
-            node.info = None
+            node.info, node.covers = None, there is not None
         else:
             self._files.moved(node, original, made)
         if node.upload is not None:
