@@ -1,4 +1,4 @@
-"""Copying objects: by the store, in parts, or through the worker; and looking at what came of it."""
+"""Copying objects: by the store, in parts, or through the worker; and looking at what came."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -323,8 +323,9 @@ class S3Store:
         info, headers = _info(key, reply), kept_headers(reply.head.headers)
         if info.storage_class:
             headers[_STORAGE_CLASS] = info.storage_class
-        if reply.head.headers.get("x-amz-tagging-count", "0") != "0":
-            headers["x-amz-tagging"] = await self._moves.tags(key)
+        # Ceph, as of 16, does not tell how many tags there are.
+        if reply.head.headers.get("x-amz-tagging-count") or not self._amazon:
+            headers |= await self._moves.tags(key)
         return Description(info, headers)
 
     async def duplicate(

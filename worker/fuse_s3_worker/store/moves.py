@@ -44,6 +44,7 @@ _NO_BATCHES = _REFUSED | {Fault.NOT_FOUND}
 _EXCLUSIVE_COPY = "If-None-Match of CopyObject"
 _CONDITIONAL_DELETE = "If-Match of DeleteObject"
 _BATCHES = "DeleteObjects"
+_TAGS = "GetObjectTagging"
 
 _SYSTEM_HEADERS = (
     "content-type",
@@ -121,10 +122,21 @@ class Moves:
         self._note_refusal(_EXCLUSIVE_COPY, error)
         return made
 
-    async def tags(self, key: str) -> str:
-        """API: GetObjectTagging; return the tags as x-amz-tagging takes them."""
+    async def tags(self, key: str) -> dict[str, str]:
+        """API: GetObjectTagging; return a header with the tags, if there are any."""
         request = Request("GetObjectTagging", "GET", key, {"tagging": ""})
-        return urlencode(await self._caller.ask(request, lambda r: documents.parse_tags(r.body)))
+        if _TAGS in self._refused:
+            return {}
+        try:
+            found = await self._caller.ask(request, lambda r: documents.parse_tags(r.body))
+        except StoreError as error:
+            if error.fault is Fault.NOT_FOUND:  # what some say when there are none
+                return {}
+            if error.fault is not Fault.NOT_IMPLEMENTED:
+                raise
+            self._note_refusal(_TAGS, error)
+            return {}
+        return {"x-amz-tagging": urlencode(found)} if found else {}
 
     # -- renaming -------------------------------------------------------------------------------
 
