@@ -19,6 +19,7 @@ from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.core import Found, Kernel
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.partsize import PART_MIN
 from fuse_s3_worker.transfer.readstream import Readers
@@ -69,9 +70,11 @@ class Tree:
         prefix: str = "",
         cache: Path | None = None,
         write_back: float = 0.0,
+        moving: Moving | None = None,
+        store: GatedStore | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self.store = GatedStore(objects, clock=clock, part_min=part_min)
+        self.store = store or GatedStore(objects, clock=clock, part_min=part_min)
         self.pool = Pool(budget)
         self.cache = cache
         self.metadata = Metadata(lifetime, clock)
@@ -88,6 +91,7 @@ class Tree:
             Readers(self.store, self.pool, 8),
             Writers(uploads, staging, write_back),
             prefix,
+            moving or Moving(connections=8),
         )
         self.notices = Notices()
         self.fs.attach(_as_kernel(self.notices))
@@ -145,6 +149,19 @@ class Tree:
     async def unlink(self, path: str) -> None:
         """Remove a file."""
         await self.fs.names.unlink(*await self._place(path))
+
+    async def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Give something another name, trying again after ESTALE as rename(2) does."""
+        try:
+            await self._rename(old, new, flags)
+        except ServeError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await self._rename(old, new, flags)
+
+    async def _rename(self, old: str, new: str, flags: int) -> None:
+        places = await self._place(old), await self._place(new)
+        await self.fs.renames.rename(*places, flags)
 
     async def rmdir(self, path: str) -> None:
         """Remove a directory."""

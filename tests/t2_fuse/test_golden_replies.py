@@ -186,8 +186,10 @@ STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
     (Opcode.SETATTR, 3, CHMOD, attr_out(CHMODDED)),
     (Opcode.MKNOD, 1, MKNOD, entry(5, NODE)),
     (Opcode.MKDIR, 1, bytes(8) + b"dir\0", entry(6, MADE)),
-    (Opcode.RENAME, 1, pack("<Q", 1) + b"node\0new\0", errno.EXDEV),
-    (Opcode.RENAME2, 1, pack("<QII", 1, 2, 0) + b"node\0new\0", errno.EXDEV),
+    (Opcode.RENAME, 1, pack("<Q", 6) + b"node\0moved\0", b""),
+    (Opcode.RENAME2, 6, pack("<QII", 1, 1, 0) + b"moved\0new\0", errno.EEXIST),  # NOREPLACE
+    (Opcode.RENAME2, 6, pack("<QII", 1, 2, 0) + b"moved\0new\0", errno.EINVAL),  # EXCHANGE
+    (Opcode.RENAME2, 6, pack("<QII", 1, 1, 0) + b"moved\0node\0", b""),
     (Opcode.UNLINK, 1, b"node\0", b""),
     (Opcode.RMDIR, 1, b"dir\0", b""),
     (Opcode.DESTROY, 0, b"", b""),

@@ -49,6 +49,7 @@ DEFAULTS: dict[str, object] = {
     "cache": "",
     "write_back": 0.0,
     "metadata_ttl": 1.0,
+    "rename_dir_limit": 100_000,
     "upload_checksum": "auto",
     "sandbox": "best-effort",
     "log_level": "info",
@@ -122,6 +123,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     ),
     "write_back": ({"=0": 0.0, "=0.5": 0.5, "=86400": 86400.0},
                    ["", "=-1", "=86401", "=indefinite", "=soon", "=5"]),
+    "rename_dir_limit": ({"=0": 0, "=5": 5}, ["", "=-1", "=many", "=1.5"]),
     "metadata_ttl": (
         {"=0": 0.0, "=0.5": 0.5, "=900": 900.0, "=indefinite": math.inf,
          "=3155760000": 3155760000.0},

@@ -198,9 +198,37 @@ async def copies(store: ObjectStore) -> Outcomes:
     return found
 
 
+async def moves(store: ObjectStore) -> Outcomes:
+    """Copies with all that belongs to an object; deleting a version, and many; descriptions."""
+    found: Outcomes = {}
+    like = {"content-type": "text/x", "x-amz-meta-mode": "33188", "cache-control": "no-store"}
+    source = await store.put("a", body(SMALL), like=like)
+    upload = await store.create_multipart("large", like=like)
+    part = await store.upload_part(upload, 1, body(LARGE))
+    large = await store.complete_multipart(upload, [part])
+    for info, to in ((source, "b"), (source, "d/with space+%"), (source, "a"), (large, "l")):
+        found[f"{info.key} to {to}"] = await outcome(store.duplicate(info, to))
+        found[f"like {to}"] = dict((await store.describe(to)).headers)
+    other, none = source._replace(etag=ANOTHER), source._replace(key="none")
+    found["another version"] = await outcome(store.duplicate(other, "c"))
+    found["nothing"] = await outcome(store.duplicate(none, "c"))
+    await store.delete("c")
+    found["exclusively"] = await outcome(store.duplicate(source, "b", exclusive=True))
+    found["exclusively, new"] = await outcome(store.duplicate(source, "new", exclusive=True))
+    found["described"] = await outcome(store.describe("none"))
+    found["delete another version"] = await store.delete_version(other)
+    found["what was to stay"] = await outcome(store.head("a"))
+    source = await store.put("a", body(SMALL))
+    found["delete"] = await store.delete_version(source)
+    found["delete again"] = await store.delete_version(source)
+    found["delete many"] = dict(await store.delete_many([source, large, none]))
+    found["what is left"] = [info.key for info in (await store.list_page("")).objects]
+    return found
+
+
 SCRIPTS: list[Script] = [
     *(listings, single_objects, multipart_upload, uploads_that_fail),
-    *(versions_replaced, copies),
+    *(versions_replaced, copies, moves),
 ]
 BY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 
@@ -211,12 +239,16 @@ OTHERWISE = {
         "a copy of another version",  # is made: If-Match of the source is not looked at
         "a copy of what is beyond",  # is made, of something
         *("part 0", "a part too late", "a part of an aborted one", "an aborted one"),
+        *("another version", "exclusively"),  # are copied
     },
     "rgw": {
         "a key too long",  # InvalidObjectName
         "a copy of another version",  # is made, too
         *("part 0", "part 10,001"),  # are stored
         "an aborted one",  # InternalError
+        *("another version", "exclusively"),  # are copied
+        *("delete another version", "what was to stay"),  # is deleted
+        "large to l",  # keeps the entity tag of its parts
     },
 }
 

@@ -63,6 +63,7 @@ class OpenFile:
     stored: bytes | None
     changed: bool
     unlinked: bool = False
+    replaced: bool = False
     handles: int = 0
     writers: int = 0
     versions: list[bytes] = field(default_factory=list)
@@ -136,6 +137,40 @@ class Model:
         """Something was removed in the directory `path`: it does not go with it."""
         if path and not any(key.startswith(f"{path}/") for key in self.bucket):
             self.kept.add(path)
+
+    def below(self, path: str) -> list[OpenFile]:
+        """Return the open files at and below a path."""
+        return [f for p, f in self.opened.items() if f"{p}/".startswith(f"{path}/")]
+
+    def rename(self, old: str, new: str) -> None:
+        """Give everything at and below `old` another name."""
+        replaced = self.opened.pop(new, None)
+        if replaced is not None:
+            replaced.unlinked = replaced.replaced = True
+        if self.is_directory(old):
+            self._rename_directory(old, new)
+        else:
+            opened, stored = self.opened.get(old), self.bucket.pop(old, None)
+            # One that was never stored has what it replaces in the bucket until it is.
+            if stored is not None and (opened is None or opened.stored is not None):
+                self.bucket[new] = stored
+        for file in self.below(old):
+            del self.opened[file.path]
+            file.path = new + file.path.removeprefix(old)
+            self.opened[file.path] = file
+        self.removed_from(parent_of(old))
+
+    def _rename_directory(self, old: str, new: str) -> None:
+        keys = [key for key in self.bucket if key.startswith(f"{old}/")]
+        for key in keys:
+            self.bucket[new + key.removeprefix(old)] = self.bucket.pop(key)
+        if not keys:  # it is there on this mount alone
+            self.bucket[f"{new}/"] = b""
+        self.kept.discard(new)
+        for path in list(self.kept):
+            if f"{path}/".startswith(f"{old}/"):
+                self.kept.remove(path)
+                self.kept.add(new + path.removeprefix(old))
 
     def settle(self) -> None:
         """A moment later, kept directories have markers where they need them."""
@@ -238,6 +273,40 @@ class FileSystemMachine(RuleBasedStateMachine):
             self.model.bucket.pop(f"{path}/", None)
             self.model.kept.discard(path)
             self.model.removed_from(parent_of(path))
+
+    @rule(old=ANY, new=ANY, noreplace=st.booleans())
+    def rename(self, old: str, new: str, *, noreplace: bool) -> None:
+        expected = self._refused_rename(old, new, noreplace=noreplace)
+        outcome = self._outcome(self.t.rename(old, new, int(noreplace)))
+        if outcome == errno.EBUSY and not expected:
+            # Parts of something were sent already, which only large files have.
+            assert any(len(v) > FIRST_PART for f in self.model.below(old) for v in f.versions)
+            return
+        assert outcome == expected
+        if not expected and old != new:
+            self.model.rename(old, new)
+
+    def _refused_rename(self, old: str, new: str, *, noreplace: bool) -> int:
+        """Return the errno of a rename that cannot be; 0 for one that can."""
+        model = self.model
+        for path in (old, new):
+            if not model.is_directory(parent_of(path)):
+                return self._missing(path)
+        if not model.exists(old):
+            return errno.ENOENT
+        if noreplace and model.exists(new):
+            return errno.EEXIST
+        if old == new or not model.is_directory(old):
+            return errno.EISDIR if old != new and model.is_directory(new) else 0
+        return self._refused_directory(old, new)
+
+    def _refused_directory(self, old: str, new: str) -> int:
+        model = self.model
+        if f"{new}/".startswith(f"{old}/"):
+            return errno.EINVAL
+        if model.exists(new) and not model.is_directory(new):
+            return errno.ENOTDIR
+        return errno.ENOTEMPTY if model.children(new) else 0
 
     @rule(path=ANY | st.just(""), offset=st.integers(0, 8), plus=st.booleans())
     def list_directory(self, path: str, offset: int, *, plus: bool) -> None:
@@ -435,8 +504,9 @@ class FileSystemMachine(RuleBasedStateMachine):
             assert data == file.content[offset : offset + size]
             return
         candidates = [*file.versions, file.content]
-        if self._theirs(file):
+        if self._theirs(file) or (file.replaced and file.path in self.model.bucket):
             candidates.append(self.model.bucket[file.path])
+            file.versions.append(candidates[-1])
         assert any(data == version[offset : offset + size] for version in candidates)
 
     def _theirs(self, file: OpenFile) -> bool:

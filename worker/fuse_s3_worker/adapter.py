@@ -224,8 +224,10 @@ class Adapter:
         await self._fs.names.rmdir(header.nodeid, named.name)
         self._channel.reply(header.unique)
 
-    def _rename(self, _: Header, rename: requests.Rename) -> None:
-        raise FileSystemError(errno.EXDEV, f"cannot rename {rename.name!r}: copy and delete it")
+    async def _rename(self, header: Header, rename: requests.Rename) -> None:
+        old, new = (header.nodeid, rename.name), (rename.newdir, rename.newname)
+        await self._fs.renames.rename(old, new, rename.flags)
+        self._channel.reply(header.unique)
 
     # -- attributes -----------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.movejournal import Journals
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectStore
@@ -58,6 +60,7 @@ def build_file_system(
     """Put the parts of a mount together; `directory` is where files that are changed are staged."""
     pool = Pool(settings.memory_target)
     uploads = Uploads(store, pool, settings.part_size)
+    journals = Journals(directory.path) if directory is not None else None
     staging = Staging(store, pool, uploads.limits, uploads.size_limit, directory)
     return FileSystem(
         store,
@@ -66,6 +69,7 @@ def build_file_system(
         Readers(store, pool, settings.max_connections),
         Writers(uploads, staging, settings.write_back),
         prefix,
+        Moving(settings.rename_dir_limit, settings.max_connections, journals),
     )
 
 

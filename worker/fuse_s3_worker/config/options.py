@@ -241,6 +241,11 @@ class Settings(BaseModel):
             ),
         ),
     ] = 1.0
+    rename_dir_limit: Annotated[
+        int,
+        Field(ge=0, description="keys of a directory that is renamed; with more, mv copies it"),
+        Option("a number", "100000"),
+    ] = 100_000
     upload_checksum: Annotated[
         Literal["auto", "crc32c", "crc64nvme", "off"],
         Field(

@@ -13,7 +13,7 @@ from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
 from fuse_s3_worker.fs.writeback import WriteBack
-from fuse_s3_worker.store.types import ObjectInfo
+from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
 from fuse_s3_worker.transfer.writer import FileWriter
 
@@ -83,7 +83,8 @@ class Files:
             reads = flags & os.O_ACCMODE == os.O_RDONLY
             await self._refresh(node, truncates=truncates, reads=reads)
             if truncates:
-                await self._upload(node).truncate(0)
+                async with self._core.claims.changing(node):
+                    await self._upload(node).truncate(0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
@@ -104,7 +105,13 @@ class Files:
     ) -> tuple[Found, Opened]:
         """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
         core = self._core
-        parent = core.directory(parent_id)
+        async with core.claims.changing(core.directory(parent_id)):
+            return await self._create(core.directory(parent_id), name, flags, pid)
+
+    async def _create(
+        self, parent: Node, name: bytes, flags: int, pid: int
+    ) -> tuple[Found, Opened]:
+        core = self._core
         text = core.name(parent, name)
         await core.settled(parent.key + text)
         node = core.nodes.child(parent, text, directory=False)
@@ -210,9 +217,9 @@ class Files:
             FileSystemError: ESTALE, there is none, or something of the one before was read.
         """
         core = self._core
-        if node.parent is None or node.gone:
+        if node.parent is None or (node.gone and not node.replaced):
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
-        known = await core.look(node.parent, node.name, fresh=True)
+        known = await core.look_at(node, fresh=True)
         if known.entry is None or known.entry.info is None or known.entry.directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was removed", logging.WARNING)
         info = known.entry.info
@@ -246,6 +253,9 @@ class Files:
             FileSystemError: EBADF, or what cannot be written like this.
             StoreError: storing has failed already.
         """
+        node = self.handle(number).node
+        if self._core.claims.held(node):
+            return 0
         file, offset = self._target(number, offset, mapped=mapped)
         return file.write_nowait(offset, data)
 
@@ -253,8 +263,9 @@ class Files:
         self, number: int, offset: int, data: memoryview, *, mapped: bool = False
     ) -> None:
         """Take the rest, as memory and the disk allow."""
-        file, offset = self._target(number, offset, mapped=mapped)
-        await file.write(offset, data)
+        async with self._core.claims.changing(self.handle(number).node):
+            file, offset = self._target(number, offset, mapped=mapped)
+            await file.write(offset, data)
 
     def _target(self, number: int, offset: int, *, mapped: bool) -> tuple[FileWriter, int]:
         file = self.writable(number)
@@ -264,7 +275,7 @@ class Files:
         return file, offset
 
     def writable(self, number: int) -> FileWriter:
-        """Return the writing of an open file.
+        """Return the writing of an open file, which may be changed under a claim.
 
         Raises:
             FileSystemError: EBADF, it is not open for that.
@@ -281,12 +292,18 @@ class Files:
         node.pins += 1
         try:
             await self._core.settled(node.key)
+            async with self._core.claims.changing(node):
+                await self._truncate(node, size)
+        finally:
+            self._core.nodes.unpin(node)
+
+    async def _truncate(self, node: Node, size: int) -> None:
+        try:
             await self._upload(node).truncate(size)
             if not node.writers:
                 await self._settle(node)
         finally:
             await self._end_if_unused(node)
-            self._core.nodes.unpin(node)
 
     async def flush(self, number: int, pid: int) -> None:
         """A descriptor was closed: make what was written visible, and say whether that worked.
@@ -296,12 +313,15 @@ class Files:
         """
         handle = self.handle(number)
         if handle.opener is not None and not handle.opener.leaves_to(pid):
-            await self._settle(handle.node)
+            async with self._core.claims.changing(handle.node):
+                await self._settle(handle.node)
 
     async def fsync(self, number: int) -> None:
         """Make what was written visible, and return when the store has it."""
-        if self.handle(number).writes:
-            await self.store(self.handle(number).node)
+        handle = self.handle(number)
+        if handle.writes:
+            async with self._core.claims.changing(handle.node):
+                await self.store(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""
@@ -315,10 +335,16 @@ class Files:
         node.writers -= handle.writes
         try:
             if handle.writes:
-                await self._settle(node)
+                async with self._core.claims.changing(node):
+                    await self._end_writing(node)
+        finally:
+            self._core.nodes.unpin(node)
+
+    async def _end_writing(self, node: Node) -> None:
+        try:
+            await self._settle(node)
         finally:
             await self._end_if_unused(node)
-            self._core.nodes.unpin(node)
 
     async def _settle(self, node: Node) -> None:
         """Somebody is done with a file: store it, or see that it will be."""
@@ -359,6 +385,25 @@ class Files:
         node.cached_etag = None
         if node.parent is not None and not node.gone:
             self._core.metadata.forget(node.parent.key, node.name)
+
+    # -- another name ---------------------------------------------------------------------------
+
+    def streams_below(self, node: Node) -> dict[ReadStream, Node]:
+        """Return what is being read at and below `node`, and the file of each."""
+        return {
+            handle.stream: handle.node
+            for handle in self._handles.values()
+            if handle.stream is not None and handle.node.is_below((node,))
+        }
+
+    def moved(self, node: Node, original: ObjectInfo, made: ObjectInfo) -> None:
+        """Take note that a file has another key, and maybe another entity tag, and is the same."""
+        if node.cached_etag == original.etag:
+            node.cached_etag = made.etag
+        node.info = made
+        for handle in self._of(node) if node.readers else ():
+            if handle.stream is not None and same_version(handle.stream.info, original):
+                handle.stream.end_move(made)
 
     async def close(self) -> None:
         """Give up what is still open: the connection ended before its programs closed it.

@@ -64,7 +64,10 @@ class Ranges:
         Raises:
             FileSystemError: EOPNOTSUPP, another mode.
         """
-        file, end = self._files.writable(number), offset + length
+        async with self._core.claims.changing(self._files.handle(number).node):
+            await self._fallocate(self._files.writable(number), offset, offset + length, mode)
+
+    async def _fallocate(self, file: FileWriter, offset: int, end: int, mode: int) -> None:
         flags = Fallocate(mode)
         if flags in _EXTENDS:
             if flags is Fallocate(0) and end > file.size:
@@ -91,7 +94,14 @@ class Ranges:
         handle = self._files.handle(source)
         if not handle.reads:
             raise FileSystemError(errno.EBADF, "not open for reading")
-        to = self._files.writable(target)
+        nodes = {handle.node, self._files.handle(target).node}
+        async with self._core.claims.changing(*nodes):
+            to = self._files.writable(target)
+            return await self._copy_all(handle, source_offset, to, target_offset, length)
+
+    async def _copy_all(
+        self, handle: Handle, source_offset: int, to: FileWriter, target_offset: int, length: int
+    ) -> int:
         copied = moved = 0
         while copied < length and moved < _COPY_MAX:
             try:

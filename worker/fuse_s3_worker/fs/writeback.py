@@ -72,7 +72,8 @@ class WriteBack:
         finally:
             del self._tasks[node]
             if not node.writers:
-                await self._storing.end_upload(node)
+                async with self._core.claims.changing(node):
+                    await self._storing.end_upload(node)
             self._core.nodes.unpin(node)
 
     async def _wait(self, seconds: float) -> None:
@@ -87,7 +88,8 @@ class WriteBack:
         if not _waits(node):
             return True  # somebody else had it stored, and maybe goes on writing
         try:
-            await self._storing.store(node)
+            async with self._core.claims.changing(node):
+                await self._storing.store(node)
         except ServeError as error:
             details: dict[str, object] = {"key": node.key, "reason": error} | error.details
             event(_log, logging.ERROR, "write_back_failed", details)

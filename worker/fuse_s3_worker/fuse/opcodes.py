@@ -1,8 +1,6 @@
 """What is served: one row for each opcode, and ENOSYS for every other.
 
-The kernel remembers ENOSYS for most opcodes and does not ask again. RENAME is in the table
-although this version cannot rename: ENOSYS would end mv and rsync, while the EXDEV they get makes
-them copy and delete by themselves.
+The kernel remembers ENOSYS for most opcodes and does not ask again.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ Signing, sending, retrying and correcting are in `calls`; this module is the S3 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 from fuse_s3_worker.config.options import Settings
@@ -16,11 +16,14 @@ from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.checksums import Algorithm, algorithm, md5_etag, multipart_etag
 from fuse_s3_worker.store.conditions import Conditions
+from fuse_s3_worker.store.endpoint import is_directory_bucket
 from fuse_s3_worker.store.failures import request_id, server_time
+from fuse_s3_worker.store.moves import Kind, Moves, kept_headers
 from fuse_s3_worker.store.ranges import BeginningReceiver, RangeReceiver
 from fuse_s3_worker.store.sigv4 import encode_path
 from fuse_s3_worker.store.types import (
     Body,
+    Description,
     ListPage,
     MultipartUpload,
     ObjectInfo,
@@ -34,6 +37,7 @@ __all__ = ["S3Store"]
 _log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
+_STORAGE_CLASS = "x-amz-storage-class"
 # Where S3 says that there is no such upload, Ceph says InternalError; the others are replies lost.
 _MAY_BE_DONE = frozenset(
     {
@@ -64,6 +68,8 @@ class S3Store:
         self.address = address or ""
         self._amazon = address == ""
         self._conditions = Conditions(self.head, amazon=self._amazon)
+        kind = Kind(amazon=self._amazon, directory_bucket=is_directory_bucket(bucket))
+        self._moves = Moves(caller, self.head, self._copy_source, kind)
         self._copies = True
         caller.on_checksum_refused = self._do_without_checksum
 
@@ -155,13 +161,14 @@ class S3Store:
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """API: PutObject, with If-Match where it must replace a version."""
         checksum = self._checksum.of(body.pieces) if self._checksum else ""
 
         async def send(condition: dict[str, str]) -> ObjectInfo:
             request = Request("PutObject", "PUT", key, body=body, urgent=False)
-            request.headers = self._headers(content_type) | condition
+            request.headers = self._headers(content_type, like) | condition
             if self._checksum:
                 request.checksums = {self._checksum.header: checksum}
             return _stored(key, body.size, await self._call(request))
@@ -183,10 +190,12 @@ class S3Store:
             if error.fault is not Fault.NOT_FOUND:
                 raise
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         request = Request("CreateMultipartUpload", "POST", key, {"uploads": ""})
-        request.headers = self._headers(content_type)
+        request.headers = self._headers(content_type, like)
         if self._checksum:
             request.checksums = {
                 "x-amz-checksum-algorithm": self._checksum.label,
@@ -306,6 +315,62 @@ class S3Store:
             if error.fault not in {Fault.NO_SUCH_UPLOAD, Fault.NOT_FOUND}:
                 raise
 
+    # -- moving; see `moves` --------------------------------------------------------------------
+
+    @property
+    def copy_max(self) -> int:
+        """Bytes of the largest object that `duplicate` is right for."""
+        return self._moves.copy_max
+
+    @property
+    def renames(self) -> bool:
+        """Tell whether there is RenameObject."""
+        return self._moves.kind.directory_bucket
+
+    @property
+    def heeds_conditions(self) -> bool:
+        """Tell whether this server is known to heed them all."""
+        return self._amazon
+
+    async def describe(self, key: str) -> Description:
+        """API: HeadObject, and GetObjectTagging where there are tags."""
+        reply = await self._call(Request("HeadObject", "HEAD", key))
+        info, headers = _info(key, reply), kept_headers(reply.head.headers)
+        if info.storage_class:
+            headers[_STORAGE_CLASS] = info.storage_class
+        # Ceph, as of 16, does not tell how many tags there are.
+        if reply.head.headers.get("x-amz-tagging-count") or not self._amazon:
+            headers |= await self._moves.tags(key)
+        return Description(info, headers)
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: CopyObject, with all that belongs to the source."""
+        if not self._copies:
+            raise StoreError(Fault.NOT_IMPLEMENTED, f"copy of {source.key!r}: not tried again")
+        headers = self._headers("", {})
+        try:
+            return await self._moves.duplicate(source, key, headers, exclusive=exclusive)
+        except StoreError as error:
+            if error.fault is Fault.NOT_IMPLEMENTED:
+                self._note_whether_it_copies(error)
+            raise
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: RenameObject."""
+        return await self._moves.rename_object(source, key, exclusive=exclusive)
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        """API: DeleteObject with If-Match."""
+        return await self._moves.delete_version(info)
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        """API: DeleteObjects."""
+        return await self._moves.delete_many(objects)
+
     # -- details --------------------------------------------------------------------------------
 
     async def _completed(self, key: str, size: int, reply: Reply) -> ObjectInfo:
@@ -334,8 +399,11 @@ class S3Store:
         event(_log, logging.INFO, "upload_was_complete", {"key": key, "reason": error})
         return found
 
-    def _headers(self, content_type: str) -> dict[str, str]:
+    def _headers(self, content_type: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = dict(self._new_object_headers)
+        if like is not None:
+            headers.pop(_STORAGE_CLASS, None)
+            headers.update(like)
         if content_type:
             headers["content-type"] = content_type
         return headers
@@ -365,7 +433,7 @@ class S3Store:
 
 def _new_object_headers(settings: Settings) -> dict[str, str]:
     headers = {
-        "x-amz-storage-class": settings.storage_class,
+        _STORAGE_CLASS: settings.storage_class,
         "x-amz-server-side-encryption": settings.sse,
         "x-amz-server-side-encryption-aws-kms-key-id": settings.sse_kms_key_id,
     }
@@ -411,7 +479,7 @@ def _info(key: str, reply: Reply) -> ObjectInfo:
         raise StoreError(
             Fault.BAD_REPLY, f"HEAD of {key!r} tells no size", request_id=request_id(reply)
         )
-    storage_class = headers.get("x-amz-storage-class", "")
+    storage_class = headers.get(_STORAGE_CLASS, "")
     return ObjectInfo(key, size, mtime, headers.get("etag", ""), storage_class)
 
 

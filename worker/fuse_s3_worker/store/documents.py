@@ -5,7 +5,7 @@ S3 never sends, is refused all the same. Namespaces are dropped: some servers le
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,11 +20,15 @@ from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 __all__ = [
     "Copy",
     "complete_multipart_document",
+    "delete_document",
     "error_code",
+    "expressible",
     "parse_copy",
+    "parse_delete_errors",
     "parse_error",
     "parse_list_page",
     "parse_result",
+    "parse_tags",
     "peek_token",
 ]
 
@@ -35,6 +39,9 @@ _DECLARATION = f' xmlns="{_NAMESPACE}"'.encode()
 # with them. Noncharacters, of which Unicode has as many, stand in for them while expat reads.
 _CONTROL = re.compile(rb"&#x([01][0-9a-fA-F]);")
 _STAND_INS = 0xFDD0
+# What XML 1.0 has no way to write, and what it takes for something else unless it is referred to.
+_INEXPRESSIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_REFERRED = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 # Keys cannot look like this in a document; a token with references is left to the parser.
 _TOKEN = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _CONTROLS = {_STAND_INS + number: number for number in range(32)}
@@ -171,6 +178,36 @@ def complete_multipart_document(parts: Sequence[PartResult], checksum_element: s
     return f"{document}</CompleteMultipartUpload>".encode()
 
 
+def expressible(key: str) -> bool:
+    """Tell whether a key can be written into a document."""
+    return _INEXPRESSIBLE.search(key) is None
+
+
+def delete_document(objects: Iterable[ObjectInfo], *, versions: bool) -> bytes:
+    """Write the body of DeleteObjects; with `versions`, each is deleted as this version only."""
+    lines = []
+    for info in objects:
+        etag = f"<ETag>{escape(info.etag)}</ETag>" if versions and info.etag else ""
+        lines.append(f"<Object><Key>{escape(info.key, _REFERRED)}</Key>{etag}</Object>")
+    document = f'<Delete xmlns="{_NAMESPACE}"><Quiet>true</Quiet>{"".join(lines)}</Delete>'
+    return document.encode()
+
+
+def parse_delete_errors(body: bytes) -> list[tuple[str, str, str]]:
+    """Read a DeleteResult; return key, code and message of what could not be deleted."""
+    root = _parse(body, "DeleteResult")
+    return [
+        (_text(entry, "Key"), _text(entry, "Code"), _text(entry, "Message"))
+        for entry in root.iterfind("Error")
+    ]
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    """Read a Tagging document."""
+    root = _parse(body, "Tagging")
+    return {_text(tag, "Key"): _text(tag, "Value") for tag in root.iterfind("TagSet/Tag")}
+
+
 def _parse(body: bytes, name: str) -> ElementTree.Element:
     """Parse a document whose root must be `name`."""
     # A NUL is UTF-16, in which a document type would not be found.
@@ -179,8 +216,9 @@ def _parse(body: bytes, name: str) -> ElementTree.Element:
     readable, controls = _CONTROL.subn(
         lambda match: b"&#%d;" % (_STAND_INS + int(match[1], 16)), body
     )
-    # Without its declaration the namespace is in no tag, and thousands need not be looked at.
-    readable = readable.replace(_DECLARATION, b"", 1)
+    # Without its declaration the namespace is in no tag, and thousands need not be looked at. What
+    # takes a server long is preceded by spaces, which keep the connection alive.
+    readable = readable.replace(_DECLARATION, b"", 1).lstrip()
     try:
         root = ElementTree.fromstring(readable)  # noqa: S314  no entities: see the top
     except (ElementTree.ParseError, LookupError, ValueError):  # these two: a strange encoding

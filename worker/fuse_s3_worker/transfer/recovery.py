@@ -81,6 +81,12 @@ class Recovery:
         while key in self.keys:
             await self._news.wait()
 
+    async def wait_below(self, prefix: str) -> None:
+        """Wait until what is left of all keys that begin with `prefix` is stored or kept."""
+        await self._found.wait()
+        while any(key.startswith(prefix) for key in self.keys):
+            await self._news.wait()
+
     async def run(self, on_stored: Callable[[ObjectInfo], None]) -> None:
         """Store what is to be stored; `on_stored` is told what was."""
         try:

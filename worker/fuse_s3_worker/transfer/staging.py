@@ -120,3 +120,12 @@ class Staging:
         """
         while borrowers := self._borrowers.get(key, set()) - {changer}:
             await asyncio.gather(*(file.detach(key) for file in borrowers))
+
+    async def about_to_change_below(self, prefix: str) -> None:
+        """See that nobody borrows from a key that begins with `prefix`.
+
+        Raises:
+            ServeError: somebody does, and cannot take it.
+        """
+        for key in [key for key in self._borrowers if key.startswith(prefix)]:
+            await self.about_to_change(key)

@@ -53,6 +53,7 @@ class Upload:
         dirty: whether there is something that the bucket does not have.
         failed: why nothing more will come of it.
         read_back: whether somebody may read what was sent, so that it is not let go lightly.
+        held: whether nothing may be begun under this key, since the file gets another one.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Upload:
         self.dirty = base is None
         self.failed: ServeError | None = None
         self.read_back = False
+        self.held = False
         self._on_pressure = on_pressure
         self._over = False  # stored, or in a stage: nothing happens here any more
         self._discarding = False
@@ -302,7 +304,8 @@ class Upload:
         if self._turn.locked():
             return 0
         freed = self.let_go() if self._sent else 0
-        if not freed and self._buffer.size >= PART_MIN and self.failed is None:
+        may_send = self.failed is None and not self.held
+        if not freed and self._buffer.size >= PART_MIN and may_send:
             self._seal()
         return freed
 

@@ -323,18 +323,35 @@ class FileWriter:
         if self._file is not None:
             self._file.failed = error
 
-    async def retarget(self, key: str, base: ObjectInfo | None) -> None:
-        """The file was renamed: `base` is where its bytes are now, None when nowhere.
+    async def hold(self) -> None:
+        """Begin nothing under the name that the file has, until `unhold`; see `retarget`.
+
+        Whoever calls this keeps all others from changing and storing the file meanwhile.
 
         Raises:
-            FileSystemError: EBUSY, it is being sent under its old name.
+            FileSystemError: EBUSY, it is being sent under this name.
             ServeError: storing it has failed.
         """
         file = self._file
         if isinstance(file, Upload) and file.begun:
             if not file.can_be_staged:
-                raise FileSystemError(errno.EBUSY, f"{self._key!r} is being sent: close it first")
+                text = f"{self._key!r} is sent under this name already: rename it when it is closed"
+                raise FileSystemError(errno.EBUSY, text, logging.WARNING)
             await self._promote(file)
+        if isinstance(self._file, Upload):
+            self._file.held = True
+
+    def unhold(self) -> None:
+        """Go on."""
+        if isinstance(self._file, Upload):
+            self._file.held = False
+
+    async def retarget(self, key: str, base: ObjectInfo | None) -> None:
+        """The file, which is held, was renamed: `base` is where its bytes are now, if anywhere.
+
+        Raises:
+            ServeError: storing it has failed.
+        """
         self._key = key
         if self._file is None:
             self._base = self._seen = base
