@@ -120,10 +120,6 @@ class GatedStore(MemoryStore):
         """Let them through, those that wait too."""
         self._gates.pop(operation)[0].set()
 
-    def let_new_ones_pass(self, operation: str) -> None:
-        """Let those through that come from now on, and for ever none that waits."""
-        self._gates.pop(operation)
-
     def fail(
         self,
         operation: str,
