@@ -202,11 +202,19 @@ class GatedStore(MemoryStore):
         finally:
             self.arrivals.remove(arrival)
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+    ) -> ObjectInfo:
         before = b"".join(body.pieces)
         late = await self._enter("put")
         assert before == b"".join(body.pieces)
-        return _unless(late, await super().put(key, body, content_type=content_type))
+        info = await super().put(key, body, content_type=content_type, replaces=replaces)
+        return _unless(late, info)
 
     async def delete(self, key: str) -> None:
         await self._enter("delete")
@@ -229,11 +237,19 @@ class GatedStore(MemoryStore):
         await self._enter("copy_part")
         return await super().copy_part(upload, number, source, start, end)
 
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        late = await self._enter("copy")
+        return _unless(late, await super().copy(source, key, content_type=content_type))
+
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
         late = await self._enter("complete_multipart")
-        return _unless(late, await super().complete_multipart(upload, parts))
+        return _unless(late, await super().complete_multipart(upload, parts, replaces=replaces))
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         await self._enter("abort_multipart")

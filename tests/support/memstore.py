@@ -57,6 +57,7 @@ _STATUS = {
     "MalformedXML": 400,
     "NoSuchKey": 404,
     "NoSuchUpload": 404,
+    "NotImplemented": 501,
     "PreconditionFailed": 412,
 }
 
@@ -86,6 +87,7 @@ class MemoryStore:
         requests: (operation, key or prefix) of every request, in order; the S3 API's names.
         uploads: multipart uploads under way, by id: what is left here is left in the bucket.
         piece: bytes of a GET that arrive at once.
+        copying: whether the store copies objects and parts, which not every one does.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class MemoryStore:
         self.requests: list[tuple[str, str]] = []
         self.uploads: dict[str, _Upload] = {}
         self.piece = piece
+        self.copying = True
         self._clock = clock
         self._part_min = part_min
         self._objects: dict[str, StoredObject] = {}
@@ -229,10 +232,18 @@ class MemoryStore:
 
     # -- ObjectStore: writing -------------------------------------------------------------------
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+    ) -> ObjectInfo:
         """API: PutObject."""
         data = await self._take(body, "PutObject", key)
         self._check_key(key, "PutObject")
+        self._check_replaced(key, replaces, "PutObject")
         return self._store(key, data, _etag(data), content_type)
 
     async def delete(self, key: str) -> None:
@@ -259,6 +270,8 @@ class MemoryStore:
         """API: UploadPartCopy."""
         operation = "UploadPartCopy"
         await self._request(operation, upload.key)
+        if not self.copying:
+            raise _refusal("NotImplemented", operation, upload.key)
         found = self._readable(source.key, source.etag, operation)
         if not 0 <= start < end <= found.info.size:
             raise _refusal("InvalidRange", operation, upload.key)
@@ -266,8 +279,25 @@ class MemoryStore:
             raise _refusal("InvalidRequest", operation, upload.key)
         return self._add_part(upload, number, found.data[start:end], operation)
 
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        """API: CopyObject."""
+        await self._request("CopyObject", key)
+        if not self.copying:
+            raise _refusal("NotImplemented", "CopyObject", key)
+        self._check_key(key, "CopyObject")
+        found = self._readable(source.key, source.etag, "CopyObject")
+        return self._store(key, found.data, _etag(found.data), content_type)
+
+    def copies_from(self, key: str) -> bool:
+        """Tell whether copies are made, and not refused."""
+        return self.copying and "%" not in key
+
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
         """API: CompleteMultipartUpload."""
         operation = "CompleteMultipartUpload"
@@ -281,6 +311,7 @@ class MemoryStore:
         pieces = [self._part(under_way, part) for part in parts]
         if any(len(data) < self._part_min for data in pieces[:-1]):
             raise _refusal("EntityTooSmall", operation, upload.key)
+        self._check_replaced(upload.key, replaces, operation)
         sums = b"".join(hashlib.md5(data, usedforsecurity=False).digest() for data in pieces)
         etag = f'"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(pieces)}"'
         del self.uploads[upload.upload_id]
@@ -316,6 +347,11 @@ class MemoryStore:
         info = ObjectInfo(key, len(data), int(self._clock()) * _SECOND, etag, storage_class)
         self._objects[key] = StoredObject(data, info, content_type)
         return info
+
+    def _check_replaced(self, key: str, replaces: ObjectInfo | None, operation: str) -> None:
+        found = self._objects.get(key)
+        if replaces and (found is None or found.info.etag != replaces.etag):
+            raise _refusal("PreconditionFailed", operation, key)
 
     def _check_key(self, key: str, operation: str) -> None:
         if not 0 < len(key.encode()) <= _KEY_MAX:

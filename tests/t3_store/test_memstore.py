@@ -156,7 +156,47 @@ async def uploads_that_fail(store: ObjectStore) -> Outcomes:
     return {name: await outcome(attempt) for name, attempt in attempts.items()}
 
 
-SCRIPTS: list[Script] = [listings, single_objects, multipart_upload, uploads_that_fail]
+async def versions_replaced(store: ObjectStore) -> Outcomes:
+    """Replace the version that is there, one that is not there any more, and nothing."""
+    found: Outcomes = {}
+    first = await store.put("k", body(b"first"))
+    for number in (1, 2):
+        second = await store.put("k", body(b"second%d" % number), replaces=first)
+        found[f"put {number}"] = second._replace(mtime=0)
+        found[f"late {number}"] = await outcome(store.put("k", body(b"late"), replaces=first))
+        first = second
+    for number in (1, 2):
+        upload = await store.create_multipart("k")
+        parts = [await store.upload_part(upload, 1, body(b"third%d" % number))]
+        stale = first._replace(etag=ANOTHER)
+        done = store.complete_multipart(upload, parts, replaces=stale)
+        found[f"completed late {number}"] = await outcome(done)
+        first = await store.complete_multipart(upload, parts, replaces=first)
+        found[f"completed {number}"] = first._replace(mtime=0)
+    await store.delete("k")
+    found["what was removed"] = await outcome(store.put("k", body(b"x"), replaces=first))
+    found["what is there"] = await outcome(store.head("k"))
+    return found
+
+
+async def copies(store: ObjectStore) -> Outcomes:
+    """Copy objects of one request: small, empty, removed; over others, and over itself."""
+    found: Outcomes = {}
+    for name, content in (("small", SMALL), ("empty", b"")):
+        source = await store.put(name, body(content))
+        for to in ("new", "new", "d/with space+", name):
+            found[f"{name} to {to}"] = await outcome(store.copy(source, to))
+            found[f"{to} of {name}"] = await outcome(store.head(to))
+    gone = await store.head("small")
+    await store.delete("small")
+    found["none"] = await outcome(store.copy(gone, "new"))
+    return found
+
+
+SCRIPTS: list[Script] = [
+    *(listings, single_objects, multipart_upload, uploads_that_fail),
+    *(versions_replaced, copies),
+]
 BY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 
 # What a server does otherwise than Amazon's documentation has it, which is what is kept here.

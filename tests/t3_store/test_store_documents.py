@@ -13,7 +13,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.store.documents import (
     complete_multipart_document,
     error_code,
-    parse_copy_part,
+    parse_copy,
     parse_error,
     parse_list_page,
     parse_result,
@@ -220,7 +220,7 @@ SEEDS = [page for page, _ in PAGES.values()] + [
 READERS = (
     parse_list_page,
     parse_error,
-    parse_copy_part,
+    parse_copy,
     lambda body: parse_result(body, "CompleteMultipartUploadResult", "ETag"),
 )
 
@@ -310,22 +310,36 @@ def test_an_error_document() -> None:
     assert parse_error(with_namespace) == parse_error(body)
 
 
+@pytest.mark.parametrize("name", ["CopyPartResult", "CopyObjectResult"])
 @pytest.mark.parametrize("namespace", ["", NAMESPACE])
 @pytest.mark.parametrize(
     ("etag", "expected"), [("&quot;a-2&quot;", '"a-2"'), ("a-2", '"a-2"'), ('"a-2"', '"a-2"')]
 )
-def test_the_etag_of_a_copied_part(namespace: str, etag: str, expected: str) -> None:
-    time = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-    body = f"<CopyPartResult{namespace}>{time}<ETag>{etag}</ETag></CopyPartResult>"
-    assert parse_copy_part(body.encode()) == expected
+def test_etag_and_time_of_a_copy(name: str, namespace: str, etag: str, expected: str) -> None:
+    time = "<LastModified>2026-01-01T00:00:00.700Z</LastModified>"
+    body = f"<{name}{namespace}>{time}<ETag>{etag}</ETag></{name}>"
+    assert parse_copy(body.encode(), name) == (expected, 1_767_225_600_000_000_000)
+
+
+def test_a_copy_without_a_time() -> None:
+    body = b'<CopyObjectResult><ETag>"a"</ETag></CopyObjectResult>'
+    assert parse_copy(body) == ('"a"', 0)
 
 
 @pytest.mark.parametrize(
-    "body", [b"<CopyPartResult/>", b"<CopyPartResult><ETag/></CopyPartResult>"]
+    "body",
+    [
+        b"<CopyPartResult/>",
+        b"<CopyPartResult><ETag/></CopyPartResult>",
+        b"<CopyObjectResult><ETag>a</ETag></CopyObjectResult>",
+        b"<CopyPartResult><ETag>a</ETag><LastModified>now</LastModified></CopyPartResult>",
+        b"",
+    ],
 )
-def test_a_copied_part_without_an_etag_is_a_bad_reply(body: bytes) -> None:
-    with pytest.raises(StoreError, match="no ETag"):
-        parse_copy_part(body)
+def test_a_copy_that_says_too_little_is_a_bad_reply(body: bytes) -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_copy(body, "CopyPartResult")
+    assert caught.value.fault is Fault.BAD_REPLY
 
 
 def test_an_empty_field_of_a_result() -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -16,9 +17,10 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
 __all__ = [
+    "Copy",
     "complete_multipart_document",
     "error_code",
-    "parse_copy_part",
+    "parse_copy",
     "parse_error",
     "parse_list_page",
     "parse_result",
@@ -118,12 +120,23 @@ def parse_result(body: bytes, name: str, field: str) -> str:
     return _text(_parse(body, name), field)
 
 
-def parse_copy_part(body: bytes) -> str:
-    """Return the ETag of a CopyPartResult."""
-    etag = quoted(parse_result(body, "CopyPartResult", "ETag"))
+class Copy(NamedTuple):
+    """What a copy is: its ETag, and its time in nanoseconds, 0 when that was not told."""
+
+    etag: str
+    mtime: int
+
+
+def parse_copy(body: bytes, name: str = "CopyObjectResult") -> Copy:
+    """Read a CopyObjectResult or a CopyPartResult."""
+    root = _parse(body, name)
+    etag, modified = quoted(_text(root, "ETag")), _text(root, "LastModified")
     if not etag:
-        raise StoreError(Fault.BAD_REPLY, "a copied part has no ETag")
-    return etag
+        raise StoreError(Fault.BAD_REPLY, f"a {name} without an ETag")
+    try:
+        return Copy(etag, parse_time(modified) if modified else 0)
+    except ValueError as error:
+        raise StoreError(Fault.BAD_REPLY, f"a {name} has a bad time: {error}") from None
 
 
 def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:

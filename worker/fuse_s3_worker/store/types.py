@@ -98,8 +98,19 @@ class ObjectStore(Protocol):
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """Fetch bytes [start, end) of the version `etag` into `sink` (CHANGED when it is gone)."""
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
-        """Store an object in one request."""
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+    ) -> ObjectInfo:
+        """Store an object in one request.
+
+        With `replaces`, it is stored only in the place of that version (CHANGED when another one
+        is there, or none).
+        """
 
     async def delete(self, key: str) -> None:
         """Delete an object; that there is none is no error."""
@@ -113,12 +124,25 @@ class ObjectStore(Protocol):
     async def copy_part(
         self, upload: MultipartUpload, number: int, source: ObjectInfo, start: int, end: int
     ) -> PartResult:
-        """Make bytes [start, end) of an existing object a part, without moving them through us."""
+        """Make bytes [start, end) of an existing object a part, without moving them through us.
+
+        Not every store heeds that it shall be the version `source`: see that it still is.
+        """
+
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        """Make the whole of an existing object another one (CHANGED when it is not `source`)."""
+
+    def copies_from(self, key: str) -> bool:
+        """Tell whether `copy` and `copy_part` can be tried with a source of this name."""
 
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        """Make the parts one object."""
+        """Make the parts one object; `replaces` as for `put`."""
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """Give up an upload; that it is gone already is no error."""
