@@ -12,6 +12,7 @@ from fuse_s3_worker.store.types import (
     Body,
     ListPage,
     MultipartUpload,
+    ObjectHead,
     ObjectInfo,
     ObjectStore,
     PartResult,
@@ -168,9 +169,9 @@ class GatedStore(MemoryStore):
 
     # -- ObjectStore ------------------------------------------------------------------------------
 
-    async def head(self, key: str) -> ObjectInfo:
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
         await self._enter("head")
-        return await super().head(key)
+        return await super().describe(key, urgent=urgent)
 
     async def list_page(
         self,
@@ -209,20 +210,25 @@ class GatedStore(MemoryStore):
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         before = b"".join(body.pieces)
         late = await self._enter("put")
         assert before == b"".join(body.pieces)
-        info = await super().put(key, body, content_type=content_type, replaces=replaces)
+        info = await super().put(
+            key, body, content_type=content_type, replaces=replaces, headers=headers
+        )
         return _unless(late, info)
 
     async def delete(self, key: str) -> None:
         await self._enter("delete")
         await super().delete(key)
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         await self._enter("create_multipart")
-        return await super().create_multipart(key, content_type=content_type)
+        return await super().create_multipart(key, content_type=content_type, headers=headers)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         # What is sent is read when the request begins; it must be the same when it ends.
@@ -237,9 +243,17 @@ class GatedStore(MemoryStore):
         await self._enter("copy_part")
         return await super().copy_part(upload, number, source, start, end)
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         late = await self._enter("copy")
-        return _unless(late, await super().copy(source, key, content_type=content_type))
+        info = await super().copy(source, key, content_type=content_type, headers=headers)
+        return _unless(late, info)
 
     async def complete_multipart(
         self,

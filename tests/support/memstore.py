@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from fuse_s3_worker.http.connection import Reply, ReplyHead
+from fuse_s3_worker.posix.headers import METADATA_MAX, for_copy, metadata_size
 from fuse_s3_worker.store.failures import ReplyError, classify
 from fuse_s3_worker.store.ranges import RangeReceiver
 from fuse_s3_worker.store.types import (
     Body,
     ListPage,
     MultipartUpload,
+    ObjectHead,
     ObjectInfo,
     ObjectStore,
     PartResult,
@@ -55,6 +57,7 @@ _STATUS = {
     "InvalidRequest": 400,
     "KeyTooLongError": 400,
     "MalformedXML": 400,
+    "MetadataTooLarge": 400,
     "NoSuchKey": 404,
     "NoSuchUpload": 404,
     "NotImplemented": 501,
@@ -69,6 +72,7 @@ class StoredObject:
     data: bytes
     info: ObjectInfo
     content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class _Upload:
 
     key: str
     content_type: str
+    headers: Mapping[str, str]
     parts: dict[int, tuple[bytes, str]] = field(default_factory=dict)
 
 
@@ -112,10 +117,16 @@ class MemoryStore:
     # -- the other client -----------------------------------------------------------------------
 
     def write(
-        self, key: str, data: bytes, *, content_type: str = "", storage_class: str = ""
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "",
+        storage_class: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Put an object, at once."""
-        return self._store(key, data, _etag(data), content_type, storage_class)
+        return self._store(key, data, _etag(data), content_type, headers, storage_class)
 
     def remove(self, key: str) -> None:
         """Delete an object, at once."""
@@ -141,11 +152,20 @@ class MemoryStore:
 
     async def head(self, key: str) -> ObjectInfo:
         """API: HeadObject."""
+        return (await self.describe(key)).info
+
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
+        """API: HeadObject."""
+        del urgent
         await self._request("HeadObject", key)
         found = self._objects.get(key)
         if found is None:
             raise _refusal("NoSuchKey", "HeadObject", key, document=False)
-        return found.info
+        headers = {"content-type": found.content_type or "binary/octet-stream", **found.headers}
+        headers["x-amz-storage-class"] = found.info.storage_class or "STANDARD"
+        # Whole seconds, as the Date of a reply has.
+        age = int(self._clock()) - found.info.mtime / _SECOND
+        return ObjectHead(found.info, headers, age)
 
     async def list_page(
         self,
@@ -239,24 +259,29 @@ class MemoryStore:
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """API: PutObject."""
         data = await self._take(body, "PutObject", key)
         self._check_key(key, "PutObject")
+        self._check_headers(key, headers, "PutObject")
         self._check_replaced(key, replaces, "PutObject")
-        return self._store(key, data, _etag(data), content_type)
+        return self._store(key, data, _etag(data), content_type, headers)
 
     async def delete(self, key: str) -> None:
         """API: DeleteObject."""
         await self._request("DeleteObject", key)
         self._objects.pop(key, None)
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         await self._request("CreateMultipartUpload", key)
         self._check_key(key, "CreateMultipartUpload")
+        self._check_headers(key, headers, "CreateMultipartUpload")
         upload_id = next(self._upload_ids)
-        self.uploads[upload_id] = _Upload(key, content_type)
+        self.uploads[upload_id] = _Upload(key, content_type, headers or {})
         return MultipartUpload(key, upload_id)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
@@ -279,14 +304,31 @@ class MemoryStore:
             raise _refusal("InvalidRequest", operation, upload.key)
         return self._add_part(upload, number, found.data[start:end], operation)
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
-        """API: CopyObject."""
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """API: CopyObject. The entity tag is that of one PUT, whatever that of the source was."""
         await self._request("CopyObject", key)
         if not self.copying:
             raise _refusal("NotImplemented", "CopyObject", key)
         self._check_key(key, "CopyObject")
+        self._check_headers(key, headers, "CopyObject")
         found = self._readable(source.key, source.etag, "CopyObject")
-        return self._store(key, found.data, _etag(found.data), content_type)
+        return self._store(key, found.data, _etag(found.data), content_type, headers)
+
+    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+        """API: CopyObject, of an object onto itself."""
+        kind = headers.get("content-type", "")
+        return await self.copy(source, source.key, content_type=kind, headers=for_copy(headers))
+
+    def how_to_restore(self, key: str) -> str:
+        """Return something to be found in the log."""
+        return f"restore {key}"
 
     def copies_from(self, key: str) -> bool:
         """Tell whether copies are made, and not refused."""
@@ -315,7 +357,8 @@ class MemoryStore:
         sums = b"".join(hashlib.md5(data, usedforsecurity=False).digest() for data in pieces)
         etag = f'"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(pieces)}"'
         del self.uploads[upload.upload_id]
-        return self._store(upload.key, b"".join(pieces), etag, under_way.content_type)
+        whole = b"".join(pieces)
+        return self._store(upload.key, whole, etag, under_way.content_type, under_way.headers)
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
@@ -342,11 +385,27 @@ class MemoryStore:
         return received
 
     def _store(
-        self, key: str, data: bytes, etag: str, content_type: str, storage_class: str = ""
+        self,
+        key: str,
+        data: bytes,
+        etag: str,
+        content_type: str,
+        headers: Mapping[str, str] | None,
+        storage_class: str = "",
     ) -> ObjectInfo:
-        info = ObjectInfo(key, len(data), int(self._clock()) * _SECOND, etag, storage_class)
-        self._objects[key] = StoredObject(data, info, content_type)
+        kept = dict(headers or {})
+        content_type = content_type or kept.pop("content-type", "")
+        storage_class = storage_class or kept.pop("x-amz-storage-class", "")
+        storage_class = storage_class.removesuffix("STANDARD") or ""
+        archived = storage_class in _ARCHIVED
+        mtime = int(self._clock()) * _SECOND
+        info = ObjectInfo(key, len(data), mtime, etag, storage_class, archived)
+        self._objects[key] = StoredObject(data, info, content_type, kept)
         return info
+
+    def _check_headers(self, key: str, headers: Mapping[str, str] | None, operation: str) -> None:
+        if metadata_size(headers or {}) > METADATA_MAX:
+            raise _refusal("MetadataTooLarge", operation, key)
 
     def _check_replaced(self, key: str, replaces: ObjectInfo | None, operation: str) -> None:
         found = self._objects.get(key)

@@ -16,8 +16,11 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.core import Found, Kernel
+from fuse_s3_worker.fs.describer import Results
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.posix import Posix
+from fuse_s3_worker.posix.inode import Defaults
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.partsize import PART_MIN
 from fuse_s3_worker.transfer.readstream import Readers
@@ -26,10 +29,11 @@ from support.answers import Answers
 from support.gatedstore import GatedStore
 from support.virtualtime import settle
 
-__all__ = ["LIFETIME", "OWNERSHIP", "Notices", "Tree", "tree"]
+__all__ = ["DEFAULTS", "LIFETIME", "OWNERSHIP", "Notices", "Tree", "tree"]
 
 LIFETIME = 60.0
 OWNERSHIP = Ownership(uid=1, gid=2, file_mode=0o644, dir_mode=0o755, mounted_at=0)
+DEFAULTS = Defaults(uid=1, gid=2, file_mode=0o644, dir_mode=0o755)
 
 _DT_DIR = 4
 
@@ -62,17 +66,21 @@ class Tree:
         first_part: int = 8 * MIB,
         part_min: int = PART_MIN,
         prefix: str = "",
+        posix: bool = False,
+        results: Results | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.store = GatedStore(objects, clock=clock, part_min=part_min)
         self.pool = Pool(budget)
         self.metadata = Metadata(lifetime, clock)
+        self.posix = Posix(self.store, DEFAULTS, OWNERSHIP.mounted_at, results) if posix else None
+        store = self.posix.store if self.posix else self.store
         self.fs = FileSystem(
-            self.store,
+            store,
             self.metadata,
-            OWNERSHIP,
-            Readers(self.store, self.pool, 8),
-            Uploads(self.store, self.pool, first_part),
+            self.posix or OWNERSHIP,
+            Readers(store, self.pool, 8),
+            Uploads(store, self.pool, first_part),
             prefix,
         )
         self.notices = Notices()
@@ -264,10 +272,15 @@ class Tree:
 
 @contextlib.asynccontextmanager
 async def tree(
-    objects: Mapping[str, bytes] | None = None, *, lifetime: float = LIFETIME, prefix: str = ""
+    objects: Mapping[str, bytes] | None = None,
+    *,
+    lifetime: float = LIFETIME,
+    prefix: str = "",
+    posix: bool = False,
+    results: Results | None = None,
 ) -> AsyncIterator[Tree]:
     """Set up a mount; in the end nothing may be left of it."""
-    made = Tree(objects, lifetime=lifetime, prefix=prefix)
+    made = Tree(objects, lifetime=lifetime, prefix=prefix, posix=posix, results=results)
     yield made
     await made.finish()
 

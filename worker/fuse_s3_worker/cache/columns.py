@@ -29,11 +29,13 @@ class Columns:
     Attributes:
         oldest: until when what was heard first is believed: before that, all of it is.
         newest: until when what was heard last is believed.
+        directories: how many of the names are directories'.
     """
 
     __slots__ = (
-        "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts",
-        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "newest", "oldest",
+        "_archived", "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts",
+        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "directories",
+        "newest", "oldest",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -46,6 +48,7 @@ class Columns:
         self._parts = array("H")  # of the ETag; 0 when it is no multipart upload's
         self._others: dict[int, str] = {}  # ETags that are no MD5 sums
         self._classes: dict[int, str] = {}
+        self._archived: set[int] = set()
         self._last = b""
         self._sorted = True
         self._index: dict[bytes, int] | None = None
@@ -54,6 +57,7 @@ class Columns:
         self._run_untils = array("d")
         self.oldest = math.inf
         self.newest = -math.inf
+        self.directories = 0
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -80,6 +84,7 @@ class Columns:
         self._ends.append(len(self._names))
         info = entry.info
         if entry.directory or info is None:
+            self.directories += 1
             self._put(_DIRECTORY, _NO_SUM, 0, 0)
             return
         parts, md5 = _read_etag(info.etag)
@@ -87,6 +92,8 @@ class Columns:
             self._others[row] = info.etag
         if info.storage_class:
             self._classes[row] = info.storage_class
+        if info.archived:
+            self._archived.add(row)
         self._put(parts, md5, info.size, info.mtime)
 
     def _put(self, parts: int, md5: bytes, size: int, mtime: int) -> None:
@@ -117,6 +124,7 @@ class Columns:
                 self._times[row],
                 self._etag(row),
                 self._classes.get(row, ""),
+                row in self._archived,
             )
         )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
 from fuse_s3_worker.store.types import ObjectInfo
@@ -70,6 +71,8 @@ class Files:
         try:
             truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
             await self._refresh(node, truncates=truncates)
+            if not truncates:
+                self._core.check_not_archived(node)
             if truncates:
                 await self._upload(node).truncate(0)
         except BaseException:
@@ -83,12 +86,13 @@ class Files:
         if node.upload is None:
             await core.refresh(node)
         if truncates and node.upload is None and node.being_read and not node.gone:
+            await core.inodes.flush(node)
             core.nodes.detach(node)  # who reads it goes on with what it was
         if node.gone and not node.unlinked:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is another file now")
 
     async def create(
-        self, parent_id: int, name: bytes, flags: int, pid: int
+        self, parent_id: int, name: bytes, flags: int, pid: int, made: Made | None = None
     ) -> tuple[Found, Opened]:
         """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
         core = self._core
@@ -102,6 +106,8 @@ class Files:
         if node.upload is None:
             node.info = None
             node.upload = Upload(core.uploads, node.key)
+            if made is not None:
+                core.inodes.made(node, parent, made)
         else:
             await node.upload.truncate(0)
         return core.found(node), self._opened(node, flags, pid)
@@ -118,7 +124,7 @@ class Files:
         kept = etag is not None and etag == node.cached_etag
         if not kept:
             node.cached_etag = None  # the kernel drops its pages when it sees that
-        return Opened(number, kept, not handle.writes)
+        return Opened(number, kept, not (handle.writes or self._core.inodes.late))
 
     def _upload(self, node: Node) -> Upload:
         """Return the upload of a node, which goes on from what the bucket has."""
@@ -198,6 +204,10 @@ class Files:
             core.kernel.invalidate(node.id)
         return info
 
+    def node_of(self, number: int) -> Node:
+        """Return the node that a handle was opened on."""
+        return self._handle(number).node
+
     def interrupt(self, unique: int) -> bool:
         """Give up a READ that waits; tell whether there was one."""
         streams = (handle.stream for handle in self._handles.values() if handle.stream)
@@ -247,11 +257,14 @@ class Files:
         handle = self._handle(number)
         if handle.opener is not None and not handle.opener.leaves_to(pid):
             await self._commit(handle.node)
+        self._core.inodes.check(handle.node)
 
     async def fsync(self, number: int) -> None:
-        """Make what was written visible, and return when the store has it."""
-        if self._handle(number).writes:
-            await self._commit(self._handle(number).node)
+        """Make what was written and set visible, and return when the store has it."""
+        handle = self._handle(number)
+        if handle.writes:
+            await self._commit(handle.node)
+        await self._core.inodes.flush(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""
@@ -295,6 +308,7 @@ class Files:
         if upload is None:
             return
         await upload.close()
+        self._core.inodes.upload_ended(node)
         if upload.failed is None and not upload.dirty:
             return
         node.cached_etag = None

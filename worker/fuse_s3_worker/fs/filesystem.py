@@ -5,7 +5,6 @@ the others are coroutines. Both raise `ServeError`, which has the errno. Nothing
 kernel's protocol, so all of it runs in tests without a kernel.
 """
 
-import time
 from typing import NamedTuple
 
 from fuse_s3_worker.cache.metadata import Metadata
@@ -13,8 +12,12 @@ from fuse_s3_worker.fs.attributes import Overrides, Ownership
 from fuse_s3_worker.fs.core import Core, Found, Kernel
 from fuse_s3_worker.fs.directories import Directories
 from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
+from fuse_s3_worker.fs.plain import Plain
+from fuse_s3_worker.fs.posix import Posix
+from fuse_s3_worker.fs.xattrs import Xattrs
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
 from fuse_s3_worker.transfer.upload import Uploads
@@ -46,21 +49,30 @@ class FileSystem:
         names: looking up, making and removing.
         files: reading and writing.
         directories: listing.
+        links: links and special files; None where they are not kept.
+        xattrs: extended attributes; None where they are not kept.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         metadata: Metadata,
-        ownership: Ownership,
+        shown: Ownership | Posix,
         readers: Readers,
         uploads: Uploads,
         prefix: str = "",
     ) -> None:
-        self._core = Core(store, metadata, ownership, readers, uploads, prefix)
+        inodes = shown if isinstance(shown, Posix) else Plain(shown, metadata.lifetime)
+        self._core = Core(store, metadata, inodes, readers, uploads, prefix)
         self.names = Namespace(self._core)
         self.files = Files(self._core)
         self.directories = Directories(self._core)
+        self.links: Links | None = None
+        self.xattrs: Xattrs | None = None
+        if isinstance(inodes, Posix):
+            inodes.attach(self._core)
+            self.links = Links(self._core, self.names, inodes)
+            self.xattrs = Xattrs(self._core, inodes)
 
     def attach(self, kernel: Kernel) -> None:
         """Tell where notifications go."""
@@ -72,10 +84,14 @@ class FileSystem:
         """Describe a node out of what is known; None when the store has to be asked."""
         core = self._core
         node = core.node(node_id)
+        if node.parent is None and not core.inodes.root_ready(node):
+            return None
         if node.parent is None or node.local or node.gone:
             return core.found(node)
         known = core.resolver.known(node.parent.key, node.name)
         if known is None or known.entry is None or known.entry.directory != node.is_directory:
+            return None
+        if not core.inodes.ready(node.parent.key, node.name, known.entry):
             return None
         return core.found_as(node, known.entry.info, known.seconds_left)
 
@@ -84,17 +100,25 @@ class FileSystem:
         return await self._core.refresh(self._core.node(node_id))
 
     async def setattr(self, node_id: int, size: int | None, overrides: Overrides | None) -> Found:
-        """Set the size of a file; mode, owner and times are shown for a lifetime and not kept."""
+        """Set the size of a file, and mode, owner and times."""
         core = self._core
         node = core.node(node_id)
         if size is not None:
             await self.files.truncate(node, size)
         if overrides is not None:
-            earlier = node.overrides._asdict() if node.overrides else {}
-            fresh = {name: v for name, v in overrides._asdict().items() if v is not None}
-            fresh["until"] = time.monotonic() + core.metadata.lifetime
-            node.overrides = Overrides(**(earlier | fresh))
+            await core.inodes.change(node, overrides)
         return core.found(node)
+
+    def kill_privileges(self, node_id: int) -> None:
+        """Take setuid and setgid away: somebody without rights to set them changes the file."""
+        self._core.inodes.kill_privileges(self._core.node(node_id))
+
+    async def fsyncdir(self, number: int) -> None:
+        """Return when the store has what was set of an open directory.
+
+        Names are there when they are made.
+        """
+        await self._core.inodes.flush(self.directories.node_of(number))
 
     def statfs(self) -> VolumeSize:
         """Describe the volume."""
@@ -127,3 +151,4 @@ class FileSystem:
         await self.files.close()
         self.names.hurry()
         await self._core.drain()
+        await self._core.inodes.close()

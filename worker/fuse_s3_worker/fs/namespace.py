@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
@@ -50,7 +51,9 @@ class Namespace:
         if (node := core.local(parent, text)) is not None:
             return core.found(node)
         known = core.resolver.known(parent.key, text)
-        return None if known is None else self._settled(parent, text, known.entry, known[1])
+        if known is None or not core.inodes.ready(parent.key, text, known.entry):
+            return None
+        return self._settled(parent, text, known.entry, known.seconds_left)
 
     async def lookup(self, parent_id: int, name: bytes) -> Found | float:
         """Look `name` up; the same, but it always knows.
@@ -62,6 +65,7 @@ class Namespace:
         parent = core.directory(parent_id)
         text = core.name(parent, name)
         known = await core.look(parent, text)
+        known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
             return core.found(node)  # made while the store was asked
         return self._settled(parent, text, known.entry, known.seconds_left)
@@ -75,7 +79,7 @@ class Namespace:
 
     # -- making ---------------------------------------------------------------------------------
 
-    async def mkdir(self, parent_id: int, name: bytes) -> Found:
+    async def mkdir(self, parent_id: int, name: bytes, made: Made | None = None) -> Found:
         """Make a directory: write its marker.
 
         Raises:
@@ -83,10 +87,12 @@ class Namespace:
             StoreError: the marker cannot be written.
         """
         core = self._core
-        parent, text, vacant_until = await self._vacant(parent_id, name)
+        parent, text, vacant_until = await self.vacant(parent_id, name)
         if not can_be_directory(parent.key + text):
             raise FileSystemError(errno.ENAMETOOLONG, "no room for a slash behind this key")
         node = core.nodes.child(parent, text, directory=True)
+        if made is not None:
+            core.inodes.made(node, parent, made)
         changes = core.metadata.changes(node.key)
         try:
             await self._write_marker(node)
@@ -100,12 +106,12 @@ class Namespace:
     async def mknod(self, parent_id: int, name: bytes) -> Found:
         """Make an empty file."""
         core = self._core
-        parent, text, _ = await self._vacant(parent_id, name)
+        parent, text, _ = await self.vacant(parent_id, name)
         info = await core.store.put(parent.key + text, _EMPTY)
         core.metadata.change(parent.key, text, Entry.file(info))
         return core.found(core.settle(parent, text, Entry.file(info)))
 
-    async def _vacant(self, parent_id: int, name: bytes) -> tuple[Node, str, float]:
+    async def vacant(self, parent_id: int, name: bytes) -> tuple[Node, str, float]:
         """Return a place for a new node that is free, and until when that is believed."""
         core = self._core
         parent = core.directory(parent_id)

@@ -9,6 +9,7 @@ from fuse_s3_worker.fs.attributes import Overrides
 from fuse_s3_worker.store.types import ObjectInfo
 
 if TYPE_CHECKING:
+    from fuse_s3_worker.fs.record import Record
     from fuse_s3_worker.transfer.upload import Upload
 
 __all__ = ["ROOT_ID", "InodeNumbers", "Node", "Nodes", "inode_number"]
@@ -51,12 +52,14 @@ class Node:
         kept: how often a directory is looked after that exists here although, maybe, no key says
             so any more.
         gone: it was removed, or replaced by something that is not the same file any more.
+        record: what is kept of it beside its bytes, where such things are kept.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
     """
 
     __slots__ = (
         "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "readers", "unlinked", "upload", "writers",
+        "nlookup", "overrides", "parent", "pins", "readers", "record", "unlinked", "upload",
+        "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -71,6 +74,7 @@ class Node:
         self.info: ObjectInfo | None = None
         self.upload: Upload | None = None
         self.overrides: Overrides | None = None
+        self.record: Record | None = None
         self.cached_etag: str | None = None
         self.nlookup = 0
         self.pins = 0
@@ -117,6 +121,18 @@ class Nodes:
     def get(self, node_id: int) -> Node | None:
         """Return the node with this id."""
         return self._by_id.get(node_id)
+
+    def at(self, key: str) -> Node | None:
+        """Return the node that has the name of a key now; "/" is the root of a bucket."""
+        prefix = self.root.key
+        if key in {prefix, prefix or "/"}:
+            return self.root
+        if not key.startswith(prefix):
+            return None
+        node: Node | None = self.root
+        for name in key[len(prefix) :].removesuffix("/").split("/"):
+            node = node.children.get(name) if node is not None else None
+        return node if node is not None and node.key == key else None
 
     def child(self, parent: Node, name: str, *, directory: bool) -> Node:
         """Return the node of `name` in `parent`, a new one if there is none of that kind."""

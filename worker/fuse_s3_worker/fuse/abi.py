@@ -166,6 +166,9 @@ class NotifyCode(IntEnum):
 GETATTR_FH = 1 << 0
 FSYNC_FDATASYNC = 1 << 0
 RELEASE_FLUSH = 1 << 0
+OPEN_KILL_SUIDGID = 1 << 0  # open_flags of OPEN and CREATE
+WRITE_KILL_SUIDGID = 1 << 2  # write_flags
+SETXATTR_ACL_KILL_SGID = 1 << 0  # setxattr_flags
 
 IN_HEADER = Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
 OUT_HEADER = Struct("<IiQ")  # len error unique
@@ -206,6 +209,11 @@ FORGET_IN = Struct("<Q")  # nlookup
 BATCH_FORGET_IN = Struct("<II")  # count dummy, then FORGET_ONE each
 FORGET_ONE = Struct("<QQ")  # nodeid nlookup
 INTERRUPT_IN = Struct("<Q")  # unique
+LINK_IN = Struct("<Q")  # oldnodeid, then name
+SETXATTR_IN_COMPAT = Struct("<II")  # size flags: all there is without FUSE_SETXATTR_EXT
+SETXATTR_IN = Struct("<IIII")  # and setxattr_flags padding, then name and value
+GETXATTR_IN = Struct("<II")  # size padding, then name (not for LISTXATTR)
+GETXATTR_OUT = Struct("<II")  # size padding
 RENAME_IN = Struct("<Q")  # newdir, then oldname and newname
 RENAME2_IN = Struct("<QII")  # newdir flags padding, then oldname and newname
 

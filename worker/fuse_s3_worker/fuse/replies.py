@@ -96,6 +96,11 @@ def write_out(size: int) -> bytes:
     return abi.WRITE_OUT.pack(size, 0)
 
 
+def getxattr_out(size: int) -> bytes:
+    """Answer GETXATTR and LISTXATTR when they ask for how many bytes there are."""
+    return abi.GETXATTR_OUT.pack(size, 0)
+
+
 class Statfs(NamedTuple):
     """struct fuse_kstatfs."""
 

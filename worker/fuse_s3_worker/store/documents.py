@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -17,6 +17,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
 __all__ = [
+    "ARCHIVES",
     "Copy",
     "complete_multipart_document",
     "error_code",
@@ -24,6 +25,7 @@ __all__ = [
     "parse_error",
     "parse_list_page",
     "parse_result",
+    "parse_tags",
     "peek_token",
 ]
 
@@ -37,6 +39,9 @@ _STAND_INS = 0xFDD0
 # Keys cannot look like this in a document; a token with references is left to the parser.
 _TOKEN = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _CONTROLS = {_STAND_INS + number: number for number in range(32)}
+
+ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects are read only after somebody has asked for it."""
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -78,6 +83,8 @@ def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectI
         parse_time(fields.get("LastModified", "")),
         quoted(fields.get("ETag", "")),
         "" if storage_class == "STANDARD" else storage_class,
+        # The time until which it can be read is told of what was restored, and when asked for.
+        storage_class in ARCHIVES and not entry.findtext("RestoreStatus/RestoreExpiryDate"),
     )
 
 
@@ -137,6 +144,12 @@ def parse_copy(body: bytes, name: str = "CopyObjectResult") -> Copy:
         return Copy(etag, parse_time(modified) if modified else 0)
     except ValueError as error:
         raise StoreError(Fault.BAD_REPLY, f"a {name} has a bad time: {error}") from None
+
+
+def parse_tags(body: bytes) -> str:
+    """Read a Tagging document (API: GetObjectTagging); return it as x-amz-tagging takes it."""
+    tags = _parse(body, "Tagging").iterfind("TagSet/Tag")
+    return "&".join(f"{quote_plus(_text(t, 'Key'))}={quote_plus(_text(t, 'Value'))}" for t in tags)
 
 
 def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:

@@ -1,6 +1,6 @@
 """What the rest of the worker sees of an object store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from fuse_s3_worker.http.connection import Buffer, Sink
@@ -9,6 +9,7 @@ __all__ = [
     "Body",
     "ListPage",
     "MultipartUpload",
+    "ObjectHead",
     "ObjectInfo",
     "ObjectStore",
     "PartResult",
@@ -25,6 +26,7 @@ class ObjectInfo(NamedTuple):
         mtime: Last-Modified, in nanoseconds since the epoch.
         etag: the entity tag with its quotes: what If-Match takes; "" where the store gave none.
         storage_class: "" for the store's default.
+        archived: whether it has to be restored before it can be read.
     """
 
     key: str
@@ -32,6 +34,20 @@ class ObjectInfo(NamedTuple):
     mtime: int
     etag: str
     storage_class: str = ""
+    archived: bool = False
+
+
+class ObjectHead(NamedTuple):
+    """One object with everything that HEAD says of it.
+
+    Attributes:
+        headers: of the reply, with lower-case names; the storage class is always told.
+        age: seconds since Last-Modified by the store's own clock; 0.0 when it does not tell.
+    """
+
+    info: ObjectInfo
+    headers: Mapping[str, str]
+    age: float
 
 
 class ListPage(NamedTuple):
@@ -79,6 +95,9 @@ class ObjectStore(Protocol):
     async def head(self, key: str) -> ObjectInfo:
         """Describe one object (NOT_FOUND when there is none)."""
 
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
+        """Do the same in full; what is not `urgent` gives way to what is."""
+
     async def list_page(
         self,
         prefix: str,
@@ -105,18 +124,22 @@ class ObjectStore(Protocol):
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Store an object in one request.
 
         With `replaces`, it is stored only in the place of that version (CHANGED when another one
-        is there, or none).
+        is there, or none). `headers` go along: metadata, and what shall be other than the mount's
+        options say.
         """
 
     async def delete(self, key: str) -> None:
         """Delete an object; that there is none is no error."""
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
-        """Begin a multipart upload."""
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
+        """Begin a multipart upload; `headers` as for `put`."""
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         """Upload one part; part numbers begin at 1."""
@@ -129,8 +152,28 @@ class ObjectStore(Protocol):
         Not every store heeds that it shall be the version `source`: see that it still is.
         """
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
-        """Make the whole of an existing object another one (CHANGED when it is not `source`)."""
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Make the whole of an existing object another one (CHANGED when it is not `source`).
+
+        Of the source it has nothing but the bytes; `headers` as for `put`.
+        """
+
+    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+        """Give a version these headers instead of those it has; its bytes stay (CHANGED).
+
+        Storage class and encryption are those of `headers`, and where they say nothing, those of
+        new objects. NOT_IMPLEMENTED: the store cannot, and it is too large to be sent again.
+        """
+
+    def how_to_restore(self, key: str) -> str:
+        """Return the command that brings an object back from an archive."""
 
     def copies_from(self, key: str) -> bool:
         """Tell whether `copy` and `copy_part` can be tried with a source of this name."""
