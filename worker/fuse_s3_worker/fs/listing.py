@@ -205,7 +205,7 @@ class Listing:
             last = max(last, prefix)
             name = child_name(prefix, self._key)
             if name is None:
-                self._skipped += 1
+                self._skipped += prefix != "/"  # where attributes of a bucket's root are kept
             else:
                 fresh[name] = Entry.folder(), until
         self._held |= fresh
