@@ -115,7 +115,7 @@ def answer(request: Request) -> bytes:
     if request.method == "POST":
         name = "CompleteMultipartUploadResult"
         return reply(200, f'<{name}><ETag>"e-1"</ETag></{name}>'.encode())
-    return reply(204) if request.method == "DELETE" else reply(200, etag='"e"', **sse)
+    return reply(204) if request.method == "DELETE" else reply(200, b"", etag='"e"', **sse)
 
 
 def sent(options: str = "", *, secure: bool = False) -> list[Request]:

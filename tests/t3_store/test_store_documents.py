@@ -17,7 +17,9 @@ from fuse_s3_worker.store.documents import (
     parse_error,
     parse_list_page,
     parse_result,
+    parse_tags,
     parse_time,
+    tagging_document,
 )
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
@@ -376,3 +378,47 @@ def test_a_page_of_a_thousand_long_keys() -> None:
     body = listing("<EncodingType>url</EncodingType>" + "".join(entry(Key=key) for key in keys))
     page = parse_list_page(body)
     assert [found.key for found in page.objects] == [key.replace("%C3%BC", "ü") for key in keys]
+
+
+# -- archives and tags -----------------------------------------------------------------------------
+
+EXPIRES = "<RestoreExpiryDate>2026-05-01T00:00:00.000Z</RestoreExpiryDate>"
+RESTORES = {
+    "never asked for": ("GLACIER", "", True),
+    "on its way": (
+        "DEEP_ARCHIVE",
+        "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>",
+        True,
+    ),
+    "restored": (
+        "GLACIER",
+        f"<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>{EXPIRES}</RestoreStatus>",
+        False,
+    ),
+    "not an archive": ("GLACIER_IR", "", False),
+    "nothing of it": ("STANDARD", "", False),
+}
+
+
+@pytest.mark.parametrize(("kind", "status", "archived"), RESTORES.values(), ids=RESTORES.keys())
+def test_what_has_to_be_restored(kind: str, status: str, archived: bool) -> None:
+    document = (
+        "<ListBucketResult><Contents><Key>k</Key><Size>1</Size>"
+        "<LastModified>2026-04-01T00:00:00Z</LastModified>"
+        f"{status}<StorageClass>{kind}</StorageClass></Contents></ListBucketResult>"
+    )
+    (found,) = parse_list_page(document.encode()).objects
+    assert found.archived is archived
+
+
+def test_tags_as_a_header_takes_them() -> None:
+    tags = "<Tag><Key>a b</Key><Value>c&amp;d=</Value></Tag><Tag><Key>\u00fc</Key><Value/></Tag>"
+    document = f"<Tagging><TagSet>{tags}</TagSet></Tagging>".encode()
+    assert parse_tags(document) == "a+b=c%26d%3D&%C3%BC="
+    assert parse_tags(b"<Tagging><TagSet/></Tagging>") == parse_tags(b"") == ""
+
+
+@given(st.dictionaries(st.text("ab &<>=+%ü/", min_size=1), st.text("ab &<>=+%ü/")))
+def test_tags_come_back(tags: dict[str, str]) -> None:
+    header = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in tags.items())
+    assert parse_tags(tagging_document(header)) == header

@@ -29,6 +29,11 @@ WANTED = {
     "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:x:1:alias/y",
 }
 TOLD = {"x-amz-tagging-count": "2"}
+NO_TAGS = b"<Tagging><TagSet></TagSet></Tagging>"
+TAGS = (
+    b"<Tagging><TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag><Tag><Key>e</Key></Tag>"
+    b"</TagSet></Tagging>"
+)
 ENCRYPTED = {"x_amz_server_side_encryption": "aws:kms"}
 
 
@@ -52,6 +57,8 @@ class Server:
     lose: int = 0
     becomes: str = OLD
     size: int = 3
+    tags: bytes | None = TAGS
+    keeps_tags: bool = True
 
     def __call__(self, request: Request) -> Answer | bytes:
         handler: dict[str, Callable[[Request], Answer | bytes]] = {
@@ -69,14 +76,22 @@ class Server:
 
     def _get(self, request: Request) -> bytes:
         if "tagging" in request.query:
-            tags = "<Tag><Key>a b</Key><Value>c&amp;d</Value></Tag><Tag><Key>e</Key></Tag>"
-            return reply(200, f"<Tagging><TagSet>{tags}</TagSet></Tagging>".encode())
+            return self._tagging(request)
         return reply(206, b"abc", etag=self.etag, content_range="bytes 0-2/3")
 
+    def _tagging(self, request: Request) -> bytes:
+        if request.method == "PUT":
+            self.tags = request.body
+        if self.tags is None:
+            return reply(501, b"<Error><Code>NotImplemented</Code></Error>")
+        return reply(200, self.tags)
+
     def _put(self, request: Request) -> Answer | bytes:
+        if "tagging" in request.query:
+            return self._tagging(request)
         if "x-amz-copy-source" not in request.headers:
             self.etag = NEW
-            return reply(200, etag=NEW, date=DATE, **ENCRYPTED)
+            return reply(200, b"", etag=NEW, date=DATE, **ENCRYPTED)
         if not self.copies:
             return reply(501, b"<Error><Code>NotImplemented</Code></Error>")
         condition = request.headers.get("x-amz-copy-source-if-match", self.etag)
@@ -97,6 +112,7 @@ class Server:
         if "uploads" not in request.query:
             kind = "CompleteMultipartUploadResult"
             self.etag = NEW
+            self.tags = self.tags if self.keeps_tags else NO_TAGS
         body = f"<{kind}><UploadId>u1</UploadId><ETag>{NEW}</ETag></{kind}>".encode()
         return reply(200, body, date=DATE, **ENCRYPTED)
 
@@ -236,7 +252,7 @@ def test_above_five_gib_the_parts_are_copied() -> None:
     large = BASE._replace(size=5 * GIB + 1)
     info, requests = rewrite(Server(size=large.size), large, amazon=True)
     assert info == ObjectInfo("a b", large.size, AT, NEW)
-    tagging, begin, *parts, complete = requests
+    tagging, begin, *parts, complete, look = requests
     assert "tagging" in tagging.query
     assert begin.headers.items() >= (WANTED | {"x-amz-tagging": "a+b=c%26d&e="}).items()
     ranges = sorted(
@@ -247,6 +263,25 @@ def test_above_five_gib_the_parts_are_copied() -> None:
     assert ranges[-1][1] == large.size - 1
     assert all(part.headers["x-amz-copy-source-if-match"] == OLD for part in parts)
     assert complete.headers["if-match"] == OLD
+    assert "tagging" in look.query
+
+
+def test_tags_that_an_upload_does_not_bring_are_put_back() -> None:
+    large = BASE._replace(size=5 * GIB + 1)
+    server = Server(size=large.size, keeps_tags=False)
+    _, requests = rewrite(server, large, amazon=True)
+    assert [request.method for request in requests[-2:]] == ["GET", "PUT"]
+    assert b"<Tag><Key>a b</Key><Value>c&amp;d</Value></Tag>" in requests[-1].body
+    assert "content-md5" in requests[-1].headers
+
+
+def test_tags_that_cannot_be_had() -> None:
+    """Where HEAD has told of some, that is a failure; otherwise there are none."""
+    large = BASE._replace(size=5 * GIB + 1)
+    fault, _ = rewrite(Server(size=large.size, tags=None), large, amazon=True)
+    assert fault is Fault.NOT_IMPLEMENTED
+    info, _ = rewrite(Server(size=large.size, tags=None), large, headers=WANTED, amazon=True)
+    assert isinstance(info, ObjectInfo)
 
 
 def test_up_to_five_gib_it_is_one_request() -> None:

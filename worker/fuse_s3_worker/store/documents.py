@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote_plus, unquote_plus
+from urllib.parse import parse_qsl, quote_plus, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -27,6 +27,7 @@ __all__ = [
     "parse_result",
     "parse_tags",
     "peek_token",
+    "tagging_document",
 ]
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -148,8 +149,19 @@ def parse_copy(body: bytes, name: str = "CopyObjectResult") -> Copy:
 
 def parse_tags(body: bytes) -> str:
     """Read a Tagging document (API: GetObjectTagging); return it as x-amz-tagging takes it."""
+    if not body:
+        return ""  # Ceph's way to say that there are none
     tags = _parse(body, "Tagging").iterfind("TagSet/Tag")
     return "&".join(f"{quote_plus(_text(t, 'Key'))}={quote_plus(_text(t, 'Value'))}" for t in tags)
+
+
+def tagging_document(tags: str) -> bytes:
+    """Write the body of PutObjectTagging, of tags as x-amz-tagging takes them."""
+    lines = "".join(
+        f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>"
+        for name, value in parse_qsl(tags, keep_blank_values=True)
+    )
+    return f'<Tagging xmlns="{_NAMESPACE}"><TagSet>{lines}</TagSet></Tagging>'.encode()
 
 
 def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:

@@ -70,6 +70,8 @@ def info_of(key: str, reply: Reply) -> ObjectInfo:
             Fault.BAD_REPLY, f"HEAD of {key!r} tells no size", request_id=request_id(reply)
         )
     storage_class = headers.get(_STORAGE_CLASS, "")
+    if storage_class == "STANDARD":  # which Ceph tells of objects that it was told it of
+        storage_class = ""
     return ObjectInfo(
         key, size, mtime, headers.get("etag", ""), storage_class, _is_archived(headers)
     )

@@ -6,6 +6,8 @@ they have, and whoever asked is told.
 """
 
 import asyncio
+import base64
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ __all__ = ["Rewriter"]
 
 _log = logging.getLogger(__name__)
 
+_TAGS = "x-amz-tagging-count"  # of HEAD, where there are any
 _COPY_MAX = 5 * GIB  # "Copying objects" in the S3 user guide: by one request
 _PART = 512 * MIB  # a store takes its time for each; side by side they are done sooner
 _PARTS_MAX = 10_000
@@ -124,8 +127,9 @@ class Rewriter:
         self, source: ObjectInfo, headers: Mapping[str, str], told: Mapping[str, str]
     ) -> ObjectInfo:
         """API: CreateMultipartUpload and UploadPartCopy; only CopyObject keeps tags by itself."""
-        if "x-amz-tagging-count" in told:
-            headers = {**headers, "x-amz-tagging": await self._tags(source.key)}
+        tags = await self._tags(source.key, must=_TAGS in told)
+        if tags:
+            headers = {**headers, "x-amz-tagging": tags}
         upload = await self._store.create_multipart(source.key, headers=headers)
         try:
             parts = await self._copy_parts(upload, source)
@@ -133,6 +137,8 @@ class Rewriter:
         except BaseException:
             await self._store.abort_multipart(upload)
             raise
+        if tags and await self._tags(source.key, must=True) != tags:
+            await self._put_tags(source.key, tags)  # Ceph does not take them with an upload
         return info._replace(storage_class=source.storage_class)
 
     async def _copy_parts(self, upload: MultipartUpload, source: ObjectInfo) -> list[PartResult]:
@@ -152,10 +158,27 @@ class Rewriter:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _tags(self, key: str) -> str:
-        """API: GetObjectTagging; return tags as x-amz-tagging takes them."""
+    async def _tags(self, key: str, *, must: bool) -> str:
+        """API: GetObjectTagging; return tags as x-amz-tagging takes them.
+
+        Not every server tells in a HEAD that there are some; where it did, they `must` be had.
+        """
         request = Request("GetObjectTagging", "GET", key, {"tagging": ""})
-        return await self._caller.ask(request, lambda reply: documents.parse_tags(reply.body))
+        try:
+            return await self._caller.ask(request, lambda reply: documents.parse_tags(reply.body))
+        except StoreError:
+            if must:
+                raise
+            return ""
+
+    async def _put_tags(self, key: str, tags: str) -> None:
+        """API: PutObjectTagging."""
+        document = documents.tagging_document(tags)
+        md5 = hashlib.md5(document, usedforsecurity=False).digest()
+        headers = {"content-md5": base64.b64encode(md5).decode()}
+        request = Request("PutObjectTagging", "PUT", key, {"tagging": ""}, headers)
+        request.body = Body((document,), len(document))
+        await self._caller.call(request)
 
     async def _send_again(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
         """API: GetObject and PutObject."""
