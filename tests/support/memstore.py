@@ -394,9 +394,9 @@ class MemoryStore:
         storage_class: str = "",
     ) -> ObjectInfo:
         kept = dict(headers or {})
-        content_type = content_type or kept.pop("content-type", "")
-        storage_class = storage_class or kept.pop("x-amz-storage-class", "")
-        storage_class = storage_class.removesuffix("STANDARD") or ""
+        named, chosen = kept.pop("content-type", ""), kept.pop("x-amz-storage-class", "")
+        content_type, storage_class = content_type or named, storage_class or chosen
+        storage_class = "" if storage_class == "STANDARD" else storage_class
         archived = storage_class in _ARCHIVED
         mtime = int(self._clock()) * _SECOND
         info = ObjectInfo(key, len(data), mtime, etag, storage_class, archived)

@@ -7,7 +7,7 @@ system without them, and ENOSYS to attributes, which the kernel remembers for al
 import errno
 import logging
 import stat
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from fuse_s3_worker.errors import FileSystemError
@@ -76,27 +76,50 @@ class LinkingHandlers:
 
     # -- extended attributes --------------------------------------------------------------------
 
-    def _setxattr(self, header: Header, message: linking.Setxattr) -> None:
-        self._xattrs().set(
-            header.nodeid,
-            message.name,
-            message.value,
-            message.flags,
-            kill_setgid=bool(message.setxattr_flags & SETXATTR_ACL_KILL_SGID),
-        )
-        self._channel.reply(header.unique)
+    def _setxattr(self, header: Header, message: linking.Setxattr) -> Work | None:
+        def answer() -> None:
+            self._xattrs().set(
+                header.nodeid,
+                message.name,
+                message.value,
+                message.flags,
+                kill_setgid=bool(message.setxattr_flags & SETXATTR_ACL_KILL_SGID),
+            )
+            self._channel.reply(header.unique)
 
-    def _getxattr(self, header: Header, message: linking.Getxattr) -> None:
-        value = self._xattrs().get(header.nodeid, message.name)
-        self._reply_sized(header, message.size, [value])
+        return self._after_a_look(header, answer)
 
-    def _listxattr(self, header: Header, message: linking.Listxattr) -> None:
-        names = self._xattrs().names(header.nodeid)
-        self._reply_sized(header, message.size, [name + b"\0" for name in names])
+    def _getxattr(self, header: Header, message: linking.Getxattr) -> Work | None:
+        def answer() -> None:
+            value = self._xattrs().get(header.nodeid, message.name)
+            self._reply_sized(header, message.size, [value])
 
-    def _removexattr(self, header: Header, message: linking.Removexattr) -> None:
-        self._xattrs().remove(header.nodeid, message.name)
-        self._channel.reply(header.unique)
+        return self._after_a_look(header, answer)
+
+    def _listxattr(self, header: Header, message: linking.Listxattr) -> Work | None:
+        def answer() -> None:
+            names = self._xattrs().names(header.nodeid)
+            self._reply_sized(header, message.size, [name + b"\0" for name in names])
+
+        return self._after_a_look(header, answer)
+
+    def _removexattr(self, header: Header, message: linking.Removexattr) -> Work | None:
+        def answer() -> None:
+            self._xattrs().remove(header.nodeid, message.name)
+            self._channel.reply(header.unique)
+
+        return self._after_a_look(header, answer)
+
+    def _after_a_look(self, header: Header, answer: Callable[[], None]) -> Work | None:
+        """Answer; when what is known of the node is out of date, look at it first."""
+        if not self._xattrs().is_fresh(header.nodeid):
+            return self._look_and(header, answer)
+        answer()
+        return None
+
+    async def _look_and(self, header: Header, answer: Callable[[], None]) -> None:
+        await self._xattrs().look(header.nodeid)
+        answer()
 
     def _reply_sized(self, header: Header, size: int, pieces: Iterable[bytes]) -> None:
         """Answer with a value, or only how long it is if that was the question."""

@@ -42,14 +42,16 @@ class Descriptions:
 
     def get(self, info: ObjectInfo) -> Believed | None:
         """Return what is known of the version `info`, as long as that is believed."""
-        held = self._held.get(info.key)
-        if held is None:
-            return None
-        etag, mtime, believed = held
-        if (etag, mtime) != (info.etag, info.mtime) or believed.until <= self._clock():
+        believed = self.last(info)
+        if believed is None or believed.until <= self._clock():
             return None
         self._held.move_to_end(info.key)
         return believed
+
+    def last(self, info: ObjectInfo) -> Believed | None:
+        """Return what was heard last of the version `info`, believed or not."""
+        etag, mtime, believed = self._held.get(info.key, ("", 0, None))
+        return believed if (etag, mtime) == (info.etag, info.mtime) else None
 
     def put(self, info: ObjectInfo, described: Described, until: float) -> None:
         """Remember what is known of the version `info`, in place of any other."""

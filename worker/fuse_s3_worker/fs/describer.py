@@ -74,6 +74,10 @@ class Describer:
         """Return what is known of a version."""
         return self._memory.get(info)
 
+    def last(self, info: ObjectInfo) -> Believed | None:
+        """Return what was heard last of a version, which may be just now and not to be believed."""
+        return self._memory.last(info)
+
     def forget(self, key: str) -> None:
         """Know nothing of an object any more."""
         self._memory.forget(key)

@@ -265,6 +265,7 @@ class Files:
         if handle.writes:
             await self._commit(handle.node)
         await self._core.inodes.flush(handle.node)
+        self._core.inodes.check(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""

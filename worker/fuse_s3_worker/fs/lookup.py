@@ -152,7 +152,8 @@ class Resolver:
             raise failures.exceptions[0] from None
         entry = ABSENT
         if (first := below.result()) is not None:
-            entry = Entry.folder(first if first.key == f"{key}/" else None)
+            marked = first.key == f"{key}/"
+            entry = Entry.folder(first if marked else None, unmarked=not marked)
         elif (info := head.result()) is not None:
             entry = Entry.file(info)
         if not metadata.learn(directory_key, name, entry, changes):

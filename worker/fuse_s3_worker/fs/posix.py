@@ -118,9 +118,7 @@ class Posix:
 
     def root_ready(self, root: Node) -> bool:
         """Tell whether all is known of the root."""
-        record = root.record
-        now = self._core.metadata.now()
-        return record is not None and (bool(record.changes) or record.until > now)
+        return self.is_fresh(root)
 
     async def learn_root(self, root: Node) -> None:
         """Look at the root's own object."""
@@ -146,7 +144,7 @@ class Posix:
         """
         if node.record is None or node.info is None or entry.directory or entry.info is None:
             return True
-        believed = self._describer.known(entry.info)
+        believed = self._describer.last(entry.info)
         if believed is None:
             return True
         old, new = node.record.described, believed.described
@@ -158,7 +156,7 @@ class Posix:
     def settled(self, node: Node) -> None:
         """Take note that `node.info` is what the bucket has now."""
         if node.info is not None:
-            believed = self._describer.known(node.info)
+            believed = self._describer.last(node.info)
         elif node.is_directory:
             believed = self._describer.implicit(self._mounted_at)
         else:
@@ -229,6 +227,13 @@ class Posix:
 
     # -- setting --------------------------------------------------------------------------------
 
+    def is_fresh(self, node: Node) -> bool:
+        """Tell whether what is known of a node needs no new look."""
+        record = node.record
+        if record is None or record.changes or node.local or node.gone:
+            return record is not None
+        return record.until > self._core.metadata.now()
+
     def record(self, node: Node) -> Record:
         """Return the record of a node that the kernel knows."""
         if node.record is None:
@@ -246,6 +251,8 @@ class Posix:
             FileSystemError: EACCES, it is archived, and an archived object cannot be copied;
                 ENOSPC, S3 has no room for it.
         """
+        if node.record is None:
+            await self._core.refresh(node)
         inode = self.inode(node)
         wanted: dict[str, Any] = {
             name: value

@@ -26,6 +26,14 @@ class Xattrs:
         self._core = core
         self._posix = posix
 
+    async def look(self, node_id: int) -> None:
+        """See what a node has by now."""
+        await self._core.refresh(self._core.node(node_id))
+
+    def is_fresh(self, node_id: int) -> bool:
+        """Tell whether that need not be."""
+        return self._posix.is_fresh(self._core.node(node_id))
+
     def _inode(self, node_id: int) -> tuple[Node, Inode]:
         node = self._core.node(node_id)
         return node, self._posix.inode(node)
