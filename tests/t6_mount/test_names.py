@@ -381,7 +381,7 @@ def test_what_is_not_there(bucket: Bucket) -> None:
 
 
 def test_no_extended_attributes(bucket: Bucket) -> None:
-    """[S52] There are no extended attributes: EOPNOTSUPP."""
+    """[S67] There are no extended attributes: EOPNOTSUPP."""
     bucket.put("x", b"1")
     with Mount(bucket) as mnt:
         with pytest.raises(OSError, match="not supported") as refused:

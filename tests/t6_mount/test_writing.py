@@ -177,7 +177,7 @@ def test_duplicates_of_a_descriptor(bucket: Bucket) -> None:
 
 
 def test_two_writers_make_one_version(bucket: Bucket) -> None:
-    """[S42] All descriptors that write one file write one new version of it."""
+    """[S46] All descriptors that write one file write one new version of it."""
     with Mount(bucket) as mnt:
         with (mnt / "x").open("wb", buffering=0) as one:
             one.write(b"aaaa")
@@ -206,7 +206,7 @@ def test_reading_while_writing(bucket: Bucket) -> None:
 
 
 def test_locks_among_programs_of_this_machine(bucket: Bucket) -> None:
-    """[S54] Locks hold among the programs of one machine, not between machines."""
+    """[S68] Locks hold among the programs of one machine, not between machines."""
     bucket.put("x", b"1")
     with Mount(bucket) as mnt, (mnt / "x").open("rb") as one, (mnt / "x").open("rb") as two:
         fcntl.flock(one, fcntl.LOCK_EX)
@@ -328,7 +328,7 @@ def test_gaps(bucket: Bucket) -> None:
 
 
 def test_files_that_no_object_can_hold(bucket: Bucket) -> None:
-    """[S44] A write that would make a file larger than 10,000 parts can be gives EFBIG."""
+    """[S48] A write that would make a file larger than 10,000 parts can be gives EFBIG."""
     with Mount(bucket, allowed=["op=(WRITE|SETATTR) .*errno=EFBIG"]) as mnt:
         with (mnt / "x").open("wb", buffering=0) as file:
             with pytest.raises(OSError, match="too large") as refused:
@@ -344,9 +344,9 @@ def test_files_that_no_object_can_hold(bucket: Bucket) -> None:
 
 
 def test_unlink(bucket: Bucket) -> None:
-    """[S47] unlink deletes the object before it returns.
+    """[S50] unlink deletes the object before it returns.
 
-    [S49] unlink gives EISDIR for a directory and ENOENT for a name that does not exist.
+    [S52] unlink gives EISDIR for a directory and ENOENT for a name that does not exist.
     """
     bucket.put_many([("x", b"1"), ("d/x", b"1")])
     with Mount(bucket) as mnt:
@@ -401,7 +401,7 @@ def test_unlink_of_a_file_that_is_being_read(bucket: Bucket) -> None:
 
 
 def test_unmount_while_a_file_is_being_written(bucket: Bucket) -> None:
-    """[S66] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
+    """[S80] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
     SIGINT and SIGHUP do not end it.
     """
     with Mount(bucket, SMALL_PARTS) as mnt:
@@ -440,7 +440,7 @@ def test_forced_unmount_leaves_nothing_half_done(bucket: Bucket, size: int) -> N
 
 
 def test_killed_worker(bucket: Bucket) -> None:
-    """[S67] When the worker is killed, the mount gives ENOTCONN until it is unmounted."""
+    """[S81] When the worker is killed, the mount gives ENOTCONN until it is unmounted."""
     bucket.put("x", b"1")
     with Mount(bucket) as mnt:
         assert (mnt / "x").read_bytes() == b"1"
