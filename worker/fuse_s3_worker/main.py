@@ -23,7 +23,8 @@ import uvloop
 from fuse_s3_shared import handoff
 from fuse_s3_shared.fdpass import PacketError, receive_packet, send_packet
 from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
-from fuse_s3_worker import log, sandbox
+from fuse_s3_shared.mountopts import MountOption, join_options
+from fuse_s3_worker import errand, left, log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
 from fuse_s3_worker.fs import opener
@@ -50,6 +51,7 @@ _M = TypeVar("_M", handoff.Serve, handoff.Mounted)
 
 _HANDOFF_FD = 3
 _STANDARD = (0, 1, 2)
+_LOOKED_FOR = "passwd_default"  # counts for less than a file that was named, and is found again
 
 
 class HelperGoneError(Exception):
@@ -72,9 +74,15 @@ class Order(NamedTuple):
     """What the helper asked for."""
 
     mount: handoff.Mount
+    errand: errand.Errand | None
     device: int
     files: dict[str, tuple[str, bytes]]
     log_file: int | None
+
+    @property
+    def needs_bucket(self) -> bool:
+        """Tell whether more is asked than whether the options are good."""
+        return self.errand is not None or not self.mount.dry_run
 
 
 class Prepared(NamedTuple):
@@ -93,6 +101,8 @@ def main() -> int:
     if sys.argv[1:] == ["--help"]:
         sys.stdout.write(help_text())
         return 0
+    if sys.argv[1:2] == ["--left"]:
+        return left.run(sys.argv[2:])
     if sys.argv[1:]:
         sys.stderr.write("fuse-s3-worker is started by mount.s3; see mount.s3 --help\n")
         return 1
@@ -112,6 +122,8 @@ def main() -> int:
 def _work(helper: socket.socket, level: sandbox.Level) -> None:
     """Take one mount, serve it, and return when it is unmounted and everything is stored."""
     order = _receive_order(helper)
+    if order.errand is not None and os.fork():
+        return  # the helper waits for the end of the process that it knows
     redaction = _start_log(order)
     with _refusals(helper, redaction):
         prepared = _prepare(order, redaction, level)
@@ -134,7 +146,7 @@ def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepar
     if settings.cache:
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
-    programs = None if order.mount.dry_run else _programs(configuration, order)
+    programs = _programs(configuration, order) if order.needs_bucket else None
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
     return Prepared(order, configuration, owner, redaction, programs, entered)
@@ -151,16 +163,21 @@ async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
     """Open the store, say that all is well, and serve it."""
     store = directory = None
     spec, settings, _ = prepared.configuration
-    if not prepared.order.mount.dry_run:
+    if prepared.order.needs_bucket:
         with _refusals(helper, prepared.redaction):
             store = await open_store(
                 spec, settings, prepared.order.files, prepared.redaction, prepared.programs
             )
             directory = _stage_directory(prepared, store)
     _say(helper, handoff.Ready(*prepared.owner))
-    if store is not None:
-        fs = build_file_system(store, settings, prepared.owner, spec.prefix, directory)
+    if store is None:
+        return
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix, directory)
+    if prepared.order.errand is None:
         await _serve(helper, prepared, fs)
+    elif directory is not None:
+        helper.close()
+        await errand.run(prepared.order.errand, fs.staging, directory)
 
 
 async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> None:
@@ -191,11 +208,20 @@ def _stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | Non
     spec, settings, _ = prepared.configuration
     if not settings.cache:
         return None
-    mount = prepared.order.mount
     place = Place(store.address, spec.bucket, spec.prefix)
-    return StageDirectory.open(
-        settings.cache, place, {"spec": mount.spec, "options": mount.options}
-    )
+    return StageDirectory.open(settings.cache, place, _about(prepared.order, store.address))
+
+
+def _about(order: Order, address: str) -> dict[str, str]:
+    """Return what it takes to get to the bucket again, but for what is in the environment."""
+    paths = [MountOption(option, path) for option, (path, _) in order.files.items()]
+    named = [option for option in paths if option.name != _LOOKED_FOR]
+    return {
+        "spec": order.mount.spec,
+        "options": order.mount.options,
+        "files": join_options(named),
+        "endpoint": address,
+    }
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -233,7 +259,7 @@ def _receive_order(helper: socket.socket) -> Order:
     while True:
         message, fd = _receive(helper)
         if isinstance(message, handoff.Mount) and fd is not None:
-            return Order(message, fd, files, log_file)
+            return Order(*errand.taken(message), fd, files, log_file)
         if not isinstance(message, handoff.File) or fd is None:
             _out_of_turn(message)
         if message.option == "log_file":
