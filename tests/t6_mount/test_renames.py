@@ -337,8 +337,8 @@ def test_open_files_and_directories_go_along(bucket: Bucket) -> None:
 
 @pytest.mark.one_store
 def test_a_large_file_that_is_being_written(bucket: Bucket) -> None:
-    """[S77] A file that is being written, and of which more than one part was written, cannot be
-    renamed until it is closed: EBUSY.
+    """[S63] A file that is being written, and of which more than one part was written, cannot be
+    renamed until it is closed: EBUSY; with `cache=` it can.
     """
     with Mount(bucket, allowed=["request_failed"]) as mnt:
         with (mnt / "a").open("wb") as file:
