@@ -24,6 +24,7 @@ _USUAL = "/var/cache/fuse-s3"
 _FSTAB = Path("/etc/fstab")
 _TYPES = frozenset({"s3", "fuse.s3"})
 _WORKER = "fuse-s3-worker"
+_LEFT = "fuse_s3_worker.left"
 _HELPER_PLACES = "/sbin:/usr/sbin:/usr/local/sbin"
 _SERVICE_USERS = ("fuse-s3", "nobody")  # whom mount.s3 takes, the first that there is
 # A directory of staged files; see fuse_s3_worker.transfer.stagedir.
@@ -122,7 +123,7 @@ def do_there(cache: str, action: str, *words: str, output: IO[bytes] | None = No
     owner = _owner_of(cache)
     root = os.geteuid() == 0
     done = subprocess.run(  # noqa: S603  a program of ours
-        [_worker(), "--left", cache, action, *words],
+        [sys.executable, "-IS", "-c", _code(), cache, action, *words],
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=output or subprocess.PIPE,
@@ -156,13 +157,9 @@ def _owner_of(cache: str) -> _Identity:
     return _Identity(status.st_uid, status.st_gid)
 
 
-def _worker() -> str:
-    """Return the worker that belongs to this command."""
-    home = Path(__file__).resolve().parents[2]
-    found = shutil.which(_WORKER, path=f"{home}/bin:{sys.prefix}/bin")
-    if found is None:
-        raise CommandError(f"{_WORKER} is not installed: make install")
-    return found
+def _code() -> str:
+    """Return what starts the worker's code with the packages of this program and no others."""
+    return f"import sys; sys.path[:] = {sys.path!r}; from {_LEFT} import main; sys.exit(main())"
 
 
 # -- in the bucket ---------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fuse_s3_worker.transfer.journal import Description, JournalError
 from fuse_s3_worker.transfer.recovery import Left, what_is_left
 from fuse_s3_worker.transfer.stagedir import CacheDirectoryError, EntryInUseError, StageDirectory
 
-__all__ = ["run"]
+__all__ = ["main"]
 
 _PIECE = MIB  # bytes that are copied at once
 _STANDARD_OUTPUT = 1
@@ -31,14 +31,14 @@ class NotDoneError(Exception):
     """Something was not done; one line for the user."""
 
 
-def run(arguments: list[str]) -> int:
+def main() -> int:
     """Do one thing in one cache directory; return an exit status."""
-    parser = argparse.ArgumentParser(prog="fuse-s3-worker --left")
+    parser = argparse.ArgumentParser(prog="fuse-s3 staged")
     parser.add_argument("cache")
     parser.add_argument("action", choices=sorted(_ACTIONS))
     parser.add_argument("ids", nargs="*")
     parser.add_argument("--partial", action="store_true")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     level = sandbox.confine()
     sandbox.enter(level, "best-effort", sandbox.Needs(own=(given.cache,)))
     try:

@@ -24,7 +24,7 @@ from fuse_s3_shared import handoff
 from fuse_s3_shared.fdpass import PacketError, receive_packet, send_packet
 from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_shared.mountopts import MountOption, join_options
-from fuse_s3_worker import errand, left, log, sandbox
+from fuse_s3_worker import errand, log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
 from fuse_s3_worker.fs import opener
@@ -101,8 +101,6 @@ def main() -> int:
     if sys.argv[1:] == ["--help"]:
         sys.stdout.write(help_text())
         return 0
-    if sys.argv[1:2] == ["--left"]:
-        return left.run(sys.argv[2:])
     if sys.argv[1:]:
         sys.stderr.write("fuse-s3-worker is started by mount.s3; see mount.s3 --help\n")
         return 1

@@ -70,8 +70,6 @@ def build_file_system(
     uploads = Uploads(store, pool, settings.part_size)
     journals = Journals(directory.path) if directory is not None else None
     staging = Staging(store, pool, uploads.limits, uploads.size_limit, directory)
-    if isinstance(shown, Posix):
-        staging.carried = shown.carried
     return FileSystem(
         store,
         Metadata(settings.metadata_ttl),

@@ -81,6 +81,7 @@ class FileSystem:
         self.xattrs: Xattrs | None = None
         if isinstance(inodes, Posix):
             inodes.attach(core)
+            self.staging.carried = inodes.carried
             self.links = Links(core, self.names, inodes)
             self.xattrs = Xattrs(core, inodes)
         moving = moving or Moving()
