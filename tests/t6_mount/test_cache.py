@@ -63,6 +63,12 @@ def fails(number: int, call: Callable[[int], object], fd: int) -> None:
     assert caught.value.errno == number
 
 
+def tops(bucket: Bucket) -> set[str]:
+    """Return the first component of every key."""
+    keys = bucket.keys()
+    return {key.partition("/")[0] for key in keys}
+
+
 def patched(content: bytes, offset: int, data: bytes) -> bytes:
     return content[:offset] + data + content[offset + len(data) :]
 
@@ -204,6 +210,35 @@ def test_copying_moves_nothing(bucket: Bucket, proxy: Proxy, cache: CacheDirecto
     assert bucket.get("twice") == content * 2
 
 
+ALWAYS = 1 << 30
+NOT_HERE = faults.s3_error(501, "NotImplemented")
+
+
+def test_a_server_that_can_do_little(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
+    """It is asked once, and the log says what is done instead; a 412 in the end is a conflict."""
+    content = os.urandom(3 * PART)
+    bucket.put("file", content)
+    copies = proxy.on("UploadPartCopy CopyObject", NOT_HERE, times=ALWAYS)
+    checksums = proxy.on("UploadPart", faults.s3_error(400, "InvalidRequest", "x-amz-checksum-crc"))
+    through = bucket.store.at(proxy.endpoint)
+    allowed = [*TAKEN, "upload_checksum_refused"]
+    with Mount(bucket, cache.option, "part_size=5M", store=through, allowed=allowed) as mnt:
+        for number in range(3):
+            at = number * PART + 10
+            os.close(change(mnt / "file", at, b"changed"))
+            content = patched(content, at, b"changed")
+            assert bucket.get("file") == content
+        assert len(mnt.log.lines("copy_refused")) == 1
+        # Those that were under way together when the first was refused, and none after them.
+        assert copies.applied == proxy.counts()["UploadPartCopy"] <= 2
+        assert checksums.applied == 1
+        proxy.on("CompleteMultipartUpload", faults.s3_error(412, "PreconditionFailed"))
+        fails(errno.ESTALE, os.close, change(mnt / "file", 0, b"lost?"))
+        assert bucket.get("file") == content
+    assert bucket.uploads() == []
+    assert cache.states() == {"file": "conflict"}
+
+
 # -- storing later ---------------------------------------------------------------------------------
 
 
@@ -251,7 +286,7 @@ def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDir
         os.close(change(mnt / "closed", 1000, b"closed"))
         half = change(mnt / "half", 2000, b"half")
         synced = change(mnt / "synced", 3000, b"synced")
-        syncing = threading.Thread(target=contextlib.suppress(OSError)(os.fsync), args=(synced,))
+        syncing = threading.Thread(target=fails, args=(errno.ECONNABORTED, os.fsync, synced))
         syncing.start()
         wait_until(lambda: gate.waiting, "the upload")
         kill_worker(mnt)
@@ -290,12 +325,12 @@ def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDir
 def test_a_killed_worker_loses_no_attributes(bucket: Bucket, cache: CacheDirectory) -> None:
     """What was closed is stored by the next mount with its mode, owner and times."""
     options = (cache.option, LATER, "posix")
+    bucket.put("old", b"before")
     with Mount(bucket, *options) as mnt:
         (mnt / "new").write_bytes(b"new")
         (mnt / "new").chmod(0o640)  # after the close
         os.chown(mnt / "new", 1234, 2345)
         os.utime(mnt / "new", ns=(1_500_000_000_000_000_001, 1_400_000_000_123_456_789))
-        bucket.put("old", b"before", Metadata={"mode": "33152", "uid": "7"})
         with (mnt / "old").open("r+b") as file:
             file.write(b"B")
             os.fchown(file.fileno(), 8, 9)
@@ -335,9 +370,7 @@ def test_a_rename_that_a_worker_did_not_live_to_finish(
         assert program.wait(60) != 0
         proxy.heal()
         mnt.mount()
-        wait_until(
-            lambda: len({key.partition("/")[0] for key in bucket.keys()}) == 1, "one of both names"
-        )
+        wait_until(lambda: len(tops(bucket)) == 1, "one of both names")
         (name,) = mnt.names()
         found = {path.name: path.read_bytes() for path in (mnt / name).iterdir()}
         assert {key: value for key, value in found.items() if value} == contents
