@@ -2,15 +2,20 @@
 
 Started by the helper with one end of a socket as descriptor 3. Until READY everything that is
 wrong becomes a REFUSE with one line for the user; from then on it goes to the log.
+
+The order and its options come from the helper and are read first. Then the sandbox closes, before
+there is a loop, a second thread, or a byte of the network's.
 """
 
 import asyncio
+import contextlib
 import errno
 import io
 import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple, NoReturn, TypeVar
 
 import uvloop
@@ -21,11 +26,14 @@ from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.fs import opener
 from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
+from fuse_s3_worker.store.programs import Programs
 
 __all__ = ["main"]
 
@@ -39,6 +47,10 @@ _STANDARD = (0, 1, 2)
 
 class HelperGoneError(Exception):
     """The helper closed its end before there was a mount: nothing to do."""
+
+
+class RefusedError(Exception):
+    """The helper was told why there is nothing to serve."""
 
 
 class Order(NamedTuple):
@@ -58,37 +70,67 @@ def main() -> int:
     if sys.argv[1:]:
         sys.stderr.write("fuse-s3-worker is started by mount.s3; see mount.s3 --help\n")
         return 1
-    sandbox.confine()
+    level = sandbox.confine()
     try:
         sandbox.check()
         with socket.socket(fileno=_HANDOFF_FD) as helper:
-            uvloop.run(_work(helper))
+            _work(helper, level)
+    except RefusedError:
+        return 0
     except (OSError, HelperGoneError, sandbox.TooPowerfulError) as error:
         sys.stderr.write(f"fuse-s3-worker: {error}\n")
         return 1
     return 0
 
 
-async def _work(helper: socket.socket) -> None:
+def _work(helper: socket.socket, level: sandbox.Level) -> None:
     """Take one mount, serve it, and return when it is unmounted and everything is stored."""
     order = _receive_order(helper)
     redaction = _start_log(order)
-    try:
+    with _refusals(helper, redaction):
         configuration = _configure(order)
         owner = _owner(configuration, order.mount)
-        logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[configuration.settings.log_level])
-        store = None
-        if not order.mount.dry_run:
+        programs = _programs(configuration, order)
+        _enter_sandbox(level, configuration, order)
+    uvloop.run(_reach_and_serve(helper, order, configuration, owner, redaction, programs))
+
+
+def _programs(configuration: Configuration, order: Order) -> Programs | None:
+    """Start who will start programs that give keys, while that can be done."""
+    settings = configuration.settings
+    commands = credential_programs(settings, order.files)
+    inside = settings.sandbox != "off" and not order.mount.dry_run
+    return Programs(commands) if commands and inside else None
+
+
+def _enter_sandbox(level: sandbox.Level, configuration: Configuration, order: Order) -> None:
+    """Give up what this mount has no need for; what is needed later is needed by the store.
+
+    User names are numbers by now, the log is open, and what the helper read is in memory.
+    """
+    settings = configuration.settings
+    needs = store_needs(settings, order.files)
+    if opener.needs_proc():
+        needs = needs._replace(directories=(*needs.directories, "/proc"))
+    entered = sandbox.enter(level, settings.sandbox, needs)
+    event(_log, logging.INFO, "sandbox", entered.details())
+
+
+async def _reach_and_serve(
+    helper: socket.socket,
+    order: Order,
+    configuration: Configuration,
+    owner: Owner,
+    redaction: Redaction,
+    programs: Programs | None,
+) -> None:
+    """Open the store, say that all is well, and serve it."""
+    store = None
+    if not order.mount.dry_run:
+        with _refusals(helper, redaction):
             store = await open_store(
-                configuration.spec, configuration.settings, order.files, redaction
+                configuration.spec, configuration.settings, order.files, redaction, programs
             )
-    except (ConfigurationError, CannotServeError) as error:
-        _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
-        return
-    except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
-        _log.error("bug", exc_info=error)
-        _refuse(helper, redaction, errno.EIO, f"the worker failed: {error!r}")
-        return
     _say(helper, handoff.Ready(*owner))
     if store is not None:
         await _serve(helper, order, configuration, owner, store)
@@ -126,7 +168,9 @@ async def _serve(
 
 def _configure(order: Order) -> Configuration:
     mount = order.mount
-    return configure(mount.spec, mount.options, sloppy=mount.sloppy)
+    configuration = configure(mount.spec, mount.options, sloppy=mount.sloppy)
+    logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[configuration.settings.log_level])
+    return configuration
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -202,6 +246,25 @@ def _read_and_close(fd: int) -> bytes:
 
 def _say(helper: socket.socket, message: handoff.Message) -> None:
     send_packet(helper, handoff.encode(message))
+
+
+@contextlib.contextmanager
+def _refusals(helper: socket.socket, redaction: Redaction) -> Iterator[None]:
+    """Tell the helper what goes wrong in here, in one line for the user.
+
+    Raises:
+        RefusedError: something did.
+    """
+    try:
+        yield
+    except (ConfigurationError, CannotServeError, sandbox.NotConfinedError) as error:
+        _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
+    except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
+        _log.error("bug", exc_info=error)
+        _refuse(helper, redaction, errno.EIO, f"the worker failed: {error!r}")
+    else:
+        return
+    raise RefusedError
 
 
 def _refuse(helper: socket.socket, redaction: Redaction, number: int, reason: str) -> None:
