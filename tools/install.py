@@ -1,7 +1,7 @@
 """Install, or uninstall: the worker's environment, the mount helpers, and the system user.
 
     PREFIX/lib/fuse-s3/site     the worker and the packages it needs, owned by root
-    PREFIX/lib/fuse-s3/bin      the worker's launcher
+    PREFIX/lib/fuse-s3/bin      the launchers of worker and keeper
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
@@ -50,6 +50,7 @@ class Layout:
         self.home = f"{prefix}/lib/fuse-s3"
         self.site = f"{self.home}/site"
         self.worker = f"{self.home}/bin/fuse-s3-worker"
+        self.keeper = f"{self.home}/bin/fuse-s3-keeper"
         self.command = f"{prefix}/bin/fuse-s3"
         self.sysusers = f"{prefix}/lib/sysusers.d/fuse-s3.conf"
         self.pages = [
@@ -82,6 +83,7 @@ def install(layout: Layout) -> None:
     shutil.rmtree(site, ignore_errors=True)
     fresh.replace(site)
     write_launcher(layout, layout.worker, "fuse_s3_worker.main")
+    write_launcher(layout, layout.keeper, "fuse_s3_worker.survival.keeper")
     write_launcher(layout, layout.command, "fuse_s3_cli.main")
     put(layout.staged(layout.sysusers), (ROOT / "systemd/fuse-s3.sysusers").read_text(), 0o644)
     pages = write_pages(ROOT / "build/man", version())
@@ -90,7 +92,7 @@ def install(layout: Layout) -> None:
     if not layout.destdir:
         make_user()
     first, *links = layout.helpers
-    build(layout.staged(first), layout.worker)
+    build(layout.staged(first), layout.worker, layout.keeper)
     for link in links:
         staged = layout.staged(link)
         staged.unlink(missing_ok=True)

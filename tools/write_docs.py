@@ -1,4 +1,4 @@
-"""Write what is generated: the tables of options in docs/, and the manual pages in build/man.
+"""Write what is generated: tables of options, lines of privileged calls, manual pages in build/man.
 
 tools/write_docs.py             write
 tools/write_docs.py --check     change nothing; fail when a table is not what would be written
@@ -6,11 +6,13 @@ tools/write_docs.py --check     change nothing; fail when a table is not what wo
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from build_helper import version
 from fuse_s3_worker.config.describe import markdown_table
 from manpage import SOURCES, write_pages
+from privileged_calls import CHECKLIST, with_lines
 
 __all__ = ["WITH_OPTIONS", "stale", "with_options"]
 
@@ -33,9 +35,17 @@ def with_options(text: str) -> str:
     return f"{before}{begin}\n{markdown_table()}\n{end}{after}"
 
 
+GENERATED: dict[Path, Callable[[str], str]] = {
+    **dict.fromkeys(WITH_OPTIONS, with_options),
+    CHECKLIST: with_lines,
+}
+
+
 def stale() -> list[Path]:
     """Return the documents whose table is not today's."""
-    return [path for path in WITH_OPTIONS if path.read_text() != with_options(path.read_text())]
+    return [
+        path for path, write in GENERATED.items() if path.read_text() != write(path.read_text())
+    ]
 
 
 def main() -> int:
@@ -46,7 +56,7 @@ def main() -> int:
     out_of_date = stale()
     for path in out_of_date:
         if not check:
-            path.write_text(with_options(path.read_text()))
+            path.write_text(GENERATED[path](path.read_text()))
         print(f"{path.relative_to(ROOT)}: {'out of date: make docs' if check else 'written'}")
     if not check:
         for path in write_pages(ROOT / "build/man", version()):

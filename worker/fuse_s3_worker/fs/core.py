@@ -14,6 +14,7 @@ from fuse_s3_worker.fs.attributes import Attributes, Ownership
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
+from fuse_s3_worker.fs.recording import Recorder
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
@@ -60,6 +61,11 @@ class Core:
         self.nodes = Nodes(prefix)
         self.kernel: Kernel | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def recorder(self) -> Recorder:
+        """Who is told what a successor has to know."""
+        return self.nodes.recorder
 
     # -- nodes ----------------------------------------------------------------------------------
 

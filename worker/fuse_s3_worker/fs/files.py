@@ -1,9 +1,9 @@
 """Open files: reading a version, writing a new one, and when it becomes visible."""
 
 import errno
-import itertools
 import logging
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fuse_s3_worker.cache.entries import Entry
@@ -11,6 +11,7 @@ from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
+from fuse_s3_worker.fs.recording import HandleRecord, Remains
 from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
 from fuse_s3_worker.transfer.upload import Upload
@@ -24,10 +25,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 class Handle:
     """One open file description."""
 
-    __slots__ = ("node", "opener", "reads", "stream", "writes")
+    __slots__ = ("node", "opener", "reads", "record", "stream", "writes")
 
-    def __init__(self, node: Node, flags: int) -> None:
+    def __init__(self, node: Node, record: HandleRecord) -> None:
+        flags = record.flags
         self.node = node
+        self.record = record
         self.reads = flags & os.O_ACCMODE != os.O_WRONLY
         self.writes = bool(flags & _WRITING)
         self.stream: ReadStream | None = None
@@ -48,7 +51,7 @@ class Files:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._handles: dict[int, Handle] = {}
-        self._numbers = itertools.count(1)
+        self.next_number = 1
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -101,24 +104,30 @@ class Files:
         node.pins += 1
         if node.upload is None:
             node.info = None
+            core.recorder.changes(node)
             node.upload = Upload(core.uploads, node.key)
         else:
             await node.upload.truncate(0)
         return core.found(node), self._opened(node, flags, pid)
 
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
-        handle = Handle(node, flags)
-        node.readers += handle.reads
-        node.writers += handle.writes
-        if handle.writes:
-            handle.opener = Opener.of(pid)
-        number = next(self._numbers)
-        self._handles[number] = handle
+        handle = self._add(node, HandleRecord(self.next_number, node.id, flags, pid))
+        self._core.recorder.opened(handle.record, node.info)
         etag = node.info.etag if node.info and node.upload is None else None
         kept = etag is not None and etag == node.cached_etag
         if not kept:
             node.cached_etag = None  # the kernel drops its pages when it sees that
-        return Opened(number, kept, not handle.writes)
+        return Opened(handle.record.number, kept, not handle.writes)
+
+    def _add(self, node: Node, record: HandleRecord) -> Handle:
+        handle = Handle(node, record)
+        node.readers += handle.reads
+        node.writers += handle.writes
+        if handle.writes:
+            handle.opener = Opener.of(record.pid)
+        self.next_number = max(self.next_number, record.number + 1)
+        self._handles[record.number] = handle
+        return handle
 
     def _upload(self, node: Node) -> Upload:
         """Return the upload of a node, which goes on from what the bucket has."""
@@ -126,6 +135,8 @@ class Files:
             node.upload = Upload(self._core.uploads, node.key, node.info)
             if node.unlinked:
                 node.upload.abandon()
+        if not node.upload.dirty:
+            self._core.recorder.changes(node)  # before anything is: whoever asks for it means to
         return node.upload
 
     def _handle(self, number: int) -> Handle:
@@ -160,6 +171,7 @@ class Files:
 
         source = _Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
+        self._core.recorder.reads(node)
         return self._core.readers.open(node.info, answer, source)
 
     async def newest(self, handle: Handle, *, first: bool) -> ObjectInfo:
@@ -194,6 +206,7 @@ class Files:
             text = f"{node.key!r} was replaced, and something of it was read before"
             raise FileSystemError(errno.ESTALE, text, logging.WARNING)
         node.cached_etag = info.etag
+        core.recorder.reads(node)
         if core.kernel is not None:
             core.kernel.invalidate(node.id)
         return info
@@ -269,6 +282,7 @@ class Files:
         finally:
             if handle.writes and not node.writers:
                 await self._end_upload(node)
+            self._core.recorder.released(number)
             self._core.nodes.unpin(node)
 
     async def _commit(self, node: Node) -> None:
@@ -281,6 +295,7 @@ class Files:
             return
         node.info = info
         node.cached_etag = info.etag
+        self._core.recorder.stored(node)
         for handle in self._of(node):
             if handle.stream is not None:
                 handle.stream.follow(info)
@@ -300,6 +315,38 @@ class Files:
         node.cached_etag = None
         if node.parent is not None and not node.gone:
             self._core.metadata.forget(node.parent.key, node.name)
+
+    def changed(self, number: int) -> bool:
+        """Tell whether the file of a handle has something that the bucket does not have."""
+        return self._handle(number).node.changed
+
+    # -- what survives --------------------------------------------------------------------------
+
+    def open_files(self) -> Iterator[tuple[HandleRecord, Node]]:
+        """Yield what is open."""
+        return ((handle.record, handle.node) for handle in self._handles.values())
+
+    def restore(self, remains: Remains) -> None:
+        """Open what a predecessor had open. What it had not stored is lost, and said to be."""
+        self.next_number = remains.next_handle
+        for record in remains.handles:
+            node = self._core.nodes.get(record.node)
+            if node is None:
+                continue
+            node.pins += 1
+            self._add(node, record)
+            node.info = remains.versions.get(node.id, node.info)
+            if node.info is not None:
+                node.info = node.info._replace(key=node.key)
+                node.cached_etag = node.info.etag if node.id in remains.read else None
+            if node.id in remains.changed and node.upload is None:
+                node.upload = self._lost(node)
+
+    def _lost(self, node: Node) -> Upload:
+        upload = Upload(self._core.uploads, node.key)
+        text = f"{node.key!r} was being written when the worker died: the bucket has what it had"
+        upload.failed = FileSystemError(errno.EIO, text, logging.ERROR)
+        return upload
 
     async def close(self) -> None:
         """Give up what is still open: the connection ended before its programs closed it."""
