@@ -91,8 +91,9 @@ class Scene:
         self.abstract = f"\0fuse-s3-{os.getpid()}"
         abstract.bind(self.abstract)
         abstract.listen()
-        _, self.terminal = pty.openpty()
+        other_end, self.terminal = pty.openpty()
         opened.callback(os.close, self.terminal)
+        opened.callback(os.close, other_end)
 
     def reset(self) -> None:
         """Put back what an attack that succeeded took away."""

@@ -91,6 +91,7 @@ def test_it_holds_nothing_but_its_socket_and_outlives_signals(tmp_path: Path) ->
     secret = os.open("/etc/passwd", os.O_RDONLY)
     with programs("true") as made:
         os.close(secret)
+        made.popen(["true"])  # it has begun, and closed what it got
         links = [str(fd.readlink()) for fd in Path(f"/proc/{made.pid}/fd").iterdir()]
         assert len([link for link in links if link.startswith("socket:")]) == 1
         assert not [link for link in links if "passwd" in link or "memfd" in link]

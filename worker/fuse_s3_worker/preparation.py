@@ -41,6 +41,7 @@ class Prepared(NamedTuple):
     owner: Owner
     programs: Programs | None
     redaction: Redaction
+    level: sandbox.Level
 
 
 def start_log(order: Order) -> Redaction:
@@ -75,9 +76,9 @@ def prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepare
     commands = credential_programs(settings, contents)
     inside = settings.sandbox != "off" and not mount.dry_run
     programs = Programs(commands) if commands and inside else None
-    _enter_sandbox(level, configuration, contents)
+    entered = _enter_sandbox(level, configuration, contents)
     owner = owner_of(configuration, mount)
-    return Prepared(order, contents, configuration, owner, programs, redaction)
+    return Prepared(order, contents, configuration, owner, programs, redaction, entered)
 
 
 def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -90,7 +91,7 @@ def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
 
 def _enter_sandbox(
     level: sandbox.Level, configuration: Configuration, contents: dict[str, tuple[str, bytes]]
-) -> None:
+) -> sandbox.Level:
     """Give up what this mount has no need for; what is needed later is needed by the store.
 
     User names are numbers by now, the log is open, and what the helper read is in memory.
@@ -101,6 +102,7 @@ def _enter_sandbox(
         needs = needs._replace(directories=(*needs.directories, "/proc"))
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
+    return entered
 
 
 async def reach_store(prepared: Prepared, *, anew: bool) -> S3Store:

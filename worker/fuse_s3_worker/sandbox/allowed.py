@@ -85,7 +85,7 @@ CALLS = (
     ),
     Calls("exit_group", "the end"),
     Calls(
-        "execve arch_prctl set_tid_address getrlimit setrlimit umask chdir setsid capget",
+        "execve arch_prctl set_tid_address",
         "starting an interpreter",
         start=True,
     ),

@@ -72,7 +72,7 @@ _EVERYWHERE = (
       for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")),
     *(Place(path, _READ, "the authorities whose certificates are trusted")
       for path in ("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates",
-                   "/usr/local/share/ca-certificates")),
+                   "/usr/local/share/ca-certificates", "/usr/share/crypto-policies")),
     # Not the four files of the resolver alone: the next version of one is another file.
     Place("/etc", Access.READ_FILE, "resolv.conf, hosts, nsswitch.conf, gai.conf, localtime"),
     Place("/usr/share/zoneinfo", _READ, "times in the log"),
