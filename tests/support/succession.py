@@ -64,6 +64,7 @@ class Succession:
 
     def die(self) -> State:
         """Let the worker die, without a word, and the next one begin; return what it found."""
+        self.recorder._next = None  # what it had yet to do will not be done
         logs = [Log(log.fd) for log in self._logs]
         log = newest(logs)
         self.state = read_state(log)

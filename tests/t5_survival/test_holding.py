@@ -86,10 +86,10 @@ def test_a_second_worker_is_refused_while_the_first_one_lives(stored: Mapping[st
     end_read, end_write = os.pipe()
     pid = os.fork()
     if not pid:
-        inherit(stored)
+        held = inherit(stored)  # the lock ends with it
         os.write(ready_write, b"1")
         os.read(end_read, 1)
-        os._exit(0)
+        os._exit(held is None)
     os.read(ready_read, 1)
     with pytest.raises(SecondWorkerError):
         in_child(lambda: _refused(stored))
@@ -109,16 +109,17 @@ def _refused(stored: Mapping[str, int]) -> None:
 def test_a_forked_child_does_not_end_the_lock(stored: Mapping[str, int]) -> None:
     """Such as the one that starts programs for keys: it closes copies of all descriptors."""
 
-    def lock_and_fork() -> None:
-        inherit(stored)
+    def lock_and_fork() -> object:
+        held = inherit(stored)
         pid = os.fork()
         if not pid:
             os.closerange(3, 200)
             os._exit(0)
         os.waitpid(pid, 0)
         in_child(lambda: _refused(stored))
+        return held[0].order
 
-    in_child(lock_and_fork)
+    assert in_child(lock_and_fork) == ORDER
 
 
 # -- damage ----------------------------------------------------------------------------------------

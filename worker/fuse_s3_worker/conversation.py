@@ -17,9 +17,11 @@ from fuse_s3_shared.fdpass import PacketError, peer_uid, receive_packet, send_pa
 from fuse_s3_shared.limits import PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_worker.log import Redaction, event
 
-__all__ = ["Helper", "HelperGoneError", "Order", "RefusedError"]
+__all__ = ["LOG_FILE", "Helper", "HelperGoneError", "Order", "RefusedError"]
 
 _log = logging.getLogger(__name__)
+
+LOG_FILE = "log_file"
 
 _M = TypeVar("_M", handoff.Serve, handoff.Mounted)
 
@@ -37,6 +39,12 @@ class Order(NamedTuple):
 
     mount: handoff.Mount
     files: dict[str, tuple[handoff.File, int]]
+
+    def close_copies(self) -> None:
+        """Close what was read and is kept elsewhere; the log's own descriptor stays open."""
+        for option, (_, fd) in self.files.items():
+            if option != LOG_FILE:
+                os.close(fd)
 
 
 class Helper:

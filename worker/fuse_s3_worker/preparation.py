@@ -15,7 +15,7 @@ from fuse_s3_shared.limits import FILE_MAX
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
 from fuse_s3_worker.config.parse import Configuration, configure
-from fuse_s3_worker.conversation import Order
+from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner
@@ -28,7 +28,7 @@ __all__ = ["Prepared", "leave_terminal", "owner_of", "prepare", "reach_store", "
 
 _log = logging.getLogger(__name__)
 
-_LOG_FILE, _ENVIRONMENT = "log_file", "environment"
+_ENVIRONMENT = "environment"
 _STANDARD = (0, 1, 2)
 
 
@@ -47,8 +47,8 @@ class Prepared(NamedTuple):
 def start_log(order: Order) -> Redaction:
     """Log where the order says; return what keeps secrets out of it."""
     file: io.TextIOWrapper | None = None
-    if _LOG_FILE in order.files:
-        fd = os.dup(order.files[_LOG_FILE][1])
+    if LOG_FILE in order.files:
+        fd = order.files[LOG_FILE][1]
         file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
     elif order.mount.foreground:
         file = os.fdopen(os.dup(2), "a", encoding="utf-8", errors="backslashreplace")
@@ -65,7 +65,7 @@ def prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepare
     contents = {
         name: (file.path, os.pread(fd, FILE_MAX, 0))
         for name, (file, fd) in order.files.items()
-        if name != _LOG_FILE
+        if name != LOG_FILE
     }
     take_environment(contents.pop(_ENVIRONMENT, ("", b""))[1])
     mount = order.mount

@@ -83,6 +83,7 @@ async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared
     else:
         # What a dead worker had read would never be answered, and who waits would for ever.
         event(_log, logging.WARNING, "no_successor", {"reason": "Linux 6.9 or newer is needed"})
+    order.close_copies()
     helper.serving()
     directory = await _take_place(helper, prepared, recorder)
     return await _until_the_end(supervisor, session, prepared, recorder, directory)
@@ -126,6 +127,7 @@ def serve_on(supervisor: Supervisor, level: sandbox.Level) -> int:
     recorder.start(at)
     try:
         prepared = prepare(order, redaction, level)
+        order.close_copies()
         if failures <= prepared.configuration.settings.restart_limit:
             return uvloop.run(_go_on(supervisor, channel, prepared, state, recorder))
         reason = f"its worker failed {failures} times within a minute"
