@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from support.pattern import pattern
-from support.s3 import Bucket
+
+if TYPE_CHECKING:
+    from support.s3 import Bucket  # whose packages a reader does without
 
 __all__ = ["DIRECTORIES", "FILES", "KINDS", "Pause", "Reader", "fill", "reading"]
 
@@ -29,12 +31,12 @@ _SLOW = 0.02  # seconds
 _PATIENCE = 60.0  # seconds
 
 
-def fill(bucket: Bucket) -> None:
+def fill(bucket: "Bucket", prefix: str = "") -> None:
     """Put there what the readers expect."""
     for seed, (name, size) in enumerate(FILES.items()):
-        bucket.put(name, pattern(size, seed))
+        bucket.put(prefix + name, pattern(size, seed))
     bucket.put_many(
-        (f"{directory}/{number:03}", b"")
+        (f"{prefix}{directory}/{number:03}", b"")
         for directory, count in DIRECTORIES.items()
         for number in range(count)
     )

@@ -142,7 +142,9 @@ class Kernel:
             kind.append(found.node.id)
 
     async def forget(self) -> None:
-        self.mount.fs.forget(self.file, 1)
+        file = self.file
+        if all(node.id != file for _, node in self.mount.fs.open_files()):  # the kernel holds those
+            self.mount.fs.forget(file, 1)
 
     async def open(self) -> None:
         flags = self.random.choice([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC])
@@ -202,7 +204,7 @@ class Kernel:
                 continue  # a file without a name that nobody has open is of no use
             assert known(self.mount)[number] == what
         assert {r: node.id for r, node in found.items()} == {r: n.id for r, n in handles.items()}
-        # What was written into a file without a name is lost, too: EIO there says no more than that.
+        # What was written into a file without a name is lost, too, and EIO says no more than that.
         unlinked = {node.id for node in handles.values() if node.unlinked}
         assert {n.id for n in found.values() if n.changed} - unlinked == changed - unlinked
         for record, etag in versions.items():

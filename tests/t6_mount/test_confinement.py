@@ -63,6 +63,7 @@ KINDS = {
     r"/dev/fuse": "fuse",
     r"/tmp/fuse-s3-test-[^/]+/log": "log",
     r"anon_inode:\[(eventpoll|eventfd|io_uring)\]": "loop",
+    r"/memfd:state-[ab] \(deleted\)": "state",  # for a successor
     r"pipe:\[\d+\]": "pipe",
     r"socket:\[(\d+)\]": "socket",
     r"/proc/\d+": "itself",  # for Landlock, see sandbox/files.py; a place only (O_PATH)

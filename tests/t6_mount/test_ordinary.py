@@ -1,7 +1,9 @@
 """Mounts that ordinary users make for themselves: fusermount3 in place of root."""
 
+import contextlib
 import os
 import pwd
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ pytestmark = [
     pytest.mark.usefixtures("product"),
 ]
 
+_DEVICE = Path("/dev/fuse")
 AS_NOBODY = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"
 BY_HAND = f"{AS_NOBODY} mount.s3 SPEC DIR -o OPTIONS"
 needs_fusermount = pytest.mark.skipif(
@@ -35,7 +38,24 @@ class OwnMount(Mount):
 
 
 @pytest.fixture
-def own(bucket: Bucket) -> Iterator[Mount]:
+def device(public: Path) -> Iterator[None]:
+    """A /dev/fuse that everybody may open, as udev makes it; fusermount3 opens it as its user."""
+    if _DEVICE.stat().st_mode & 0o006 == 0o006:
+        yield
+        return
+    node = public / "fuse"
+    with contextlib.ExitStack() as undo:
+        assert run("mount", "-t", "tmpfs", "-o", "dev", "tmpfs", public).returncode == 0
+        undo.callback(run, "umount", public)
+        os.mknod(node, stat.S_IFCHR, _DEVICE.stat().st_rdev)
+        node.chmod(0o666)
+        assert run("mount", "--bind", node, _DEVICE).returncode == 0
+        undo.callback(run, "umount", _DEVICE)
+        yield
+
+
+@pytest.fixture
+def own(bucket: Bucket, device: None) -> Iterator[Mount]:
     """A bucket that an ordinary user has mounted."""
     bucket.put("x", b"1")
     with OwnMount(bucket, command=BY_HAND) as mnt:
@@ -72,7 +92,7 @@ def test_their_worker_is_replaced_as_well(own: Mount) -> None:
 
 
 @needs_fusermount
-def test_a_line_of_fstab_with_user(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_line_of_fstab_with_user(bucket: Bucket, device: None) -> None:
     """mount(8) gives up its privileges for it, and runs the helper as the user."""
     fstab = Path("/etc/fstab")
     before = fstab.read_text() if fstab.exists() else None
@@ -93,7 +113,7 @@ def test_a_line_of_fstab_with_user(bucket: Bucket, tmp_path: Path) -> None:
 
 
 @needs_fusermount
-def test_what_fusermount3_refuses(bucket: Bucket) -> None:
+def test_what_fusermount3_refuses(bucket: Bucket, device: None) -> None:
     """A directory of somebody else's, with its reason and ours in two lines."""
     mnt = Mount(bucket, command=BY_HAND)
     os.chown(mnt.path.parent, NOBODY, NOBODY)
@@ -118,7 +138,7 @@ def test_without_fusermount3(bucket: Bucket) -> None:
     """In a view of the machine where it is hidden."""
     hide = "for f in /usr/bin/fusermount3 /usr/local/bin/fusermount3; do "
     hide += 'if [ -e "$f" ]; then mount --bind /dev/null "$f"; fi; done'
-    script = f"{hide}; exec {AS_NOBODY} mount.s3 {bucket.name} /tmp"
+    script = f"{hide}; exec {AS_NOBODY} mount.s3 {bucket.name} /mnt"
     done = run("unshare", "--mount", "sh", "-c", script, environment=clean_environment())
     assert done.stderr == (
         "mount.s3: only root can mount, and others only where fusermount3 is: install fuse3\n"
