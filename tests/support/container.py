@@ -28,13 +28,15 @@ set -e
 mount -t tmpfs tmpfs /run
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
-group=/sys/fs/cgroup/fuse-s3-test-$$
-mkdir $group
+group=$(mktemp -d /sys/fs/cgroup/fuse-s3-test-XXXXXX)
 echo $$ >$group/cgroup.procs
 mount --bind /usr "$1/usr"
+LANDLOCK="landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec systemd-nspawn --quiet --directory="$1" --register=no --keep-unit --console=pipe \\
-    --bind=/dev/fuse --bind=/dev/autofs --bind-ro="$2" --boot </dev/null
+setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$1" --register=no --keep-unit --console=pipe \\
+    --system-call-filter="$LANDLOCK" --bind=/dev/fuse --bind=/dev/autofs --bind-ro="$2" --boot </dev/null
+echo $$ >/sys/fs/cgroup/cgroup.procs
+find $group -depth -type d -exec rmdir {} +
 """
 
 
@@ -70,6 +72,7 @@ class Container:
         )
         shutil.rmtree(self.root / "etc/systemd/system", ignore_errors=True)
         self.write("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+        self._want("multi-user.target", "/usr/lib/systemd/system/remote-fs.target")  # usually is
 
     def write(self, name: str, text: str, mode: int = 0o644) -> Path:
         """Write a file."""
@@ -83,9 +86,12 @@ class Container:
         """Write a unit, and have it started."""
         self.write(f"etc/systemd/system/{name}", text)
         if wanted_by:
-            wants = self.root / f"etc/systemd/system/{wanted_by}.wants"
-            wants.mkdir(parents=True, exist_ok=True)
-            (wants / name).symlink_to(f"../{name}")
+            self._want(wanted_by, f"/etc/systemd/system/{name}")
+
+    def _want(self, by: str, path: str) -> None:
+        wants = self.root / f"etc/systemd/system/{by}.wants"
+        wants.mkdir(parents=True, exist_ok=True)
+        (wants / Path(path).name).symlink_to(path)
 
     def boot(self, environment: Mapping[str, str]) -> str:
         """Boot it, and wait until it has powered itself off; return what it printed.

@@ -1,10 +1,11 @@
 """Mounts of a machine that systemd has booted: fstab, automounts, units, shutdown, survival.
 
-The steps are those of nspawn/guest.py. A shutdown follows them, while a service still writes.
+The steps are those of nspawn/booted.py. A shutdown follows them, while a service still writes.
 """
 
 import contextlib
 import pwd
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ After=multi-user.target remote-fs.target user.service
 
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/python3 {ROOT}/tests/system/nspawn/guest.py steps
+ExecStart=/usr/bin/python3 {ROOT}/tests/system/nspawn/booted.py steps
 Environment=PYTHONPATH={ROOT}/tests KILLS=TIMES PYTHONDONTWRITEBYTECODE=1
 TimeoutStartSec=600
 """
@@ -42,33 +43,29 @@ Description=A service that uses a mount
 RequiresMountsFor=/mnt/fstab
 
 [Service]
-ExecStart=/usr/bin/python3 {ROOT}/tests/system/nspawn/guest.py service
+ExecStart=/usr/bin/python3 {ROOT}/tests/system/nspawn/booted.py service
 Environment=PYTHONPATH={ROOT}/tests PYTHONDONTWRITEBYTECODE=1
 # SIGTERM is what it has to see; systemd waits for its end
 TimeoutStopSec=30
 """
 
-_MOUNT = """\
-[Unit]
-Description=A bucket
-After=network-online.target
-Wants=network-online.target
-
-[Mount]
-What={bucket}
-Where=/mnt/unit
-Type=s3
-Options=_netdev,{options}
-TimeoutSec=60
-"""
-
 _OPTIONS = "endpoint_url={endpoint},region=us-east-1,log_file=/var/log/fuse-s3"
-_FSTAB = """\
-{bucket}/fstab /mnt/fstab s3 _netdev,nofail,{options} 0 0
-{bucket}/tree /mnt/tree s3 _netdev,nofail,restart_limit=1000,metadata_ttl=0.1,{options} 0 0
-{bucket}/auto /mnt/auto s3 {automount},{options} 0 0
-"""
-_AUTOMOUNT = "_netdev,noauto,x-systemd.automount,x-systemd.idle-timeout=1"
+_BLOCK = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def example(words: str, name: str, bucket: Bucket, options: str = "") -> str:
+    """Return the block of docs/systemd.md with these words, for the mount /mnt/NAME."""
+    blocks = _BLOCK.findall((ROOT / "docs/systemd.md").read_text())
+    (text,) = [block for block in blocks if words in block]
+    common = _OPTIONS.format(endpoint=bucket.store.endpoint)
+    for old, new in (
+        ("my-bucket", f"{bucket.name}/{name}"),
+        ("/mnt/bucket", f"/mnt/{name}"),
+        ("region=us-east-1", ",".join(filter(None, [common, options]))),
+        ("=10min", "=1s"),
+    ):
+        text = text.replace(old, new)
+    return str(text)
 
 
 class Machine:
@@ -95,13 +92,15 @@ def boot(bucket: Bucket, times: int) -> Machine:
     fill(bucket, "tree/")
     for name in ("fstab", "auto", "unit"):
         bucket.put(f"{name}/x", name.encode())
-    options = _OPTIONS.format(endpoint=bucket.store.endpoint)
-    words = {"bucket": bucket.name, "options": options, "automount": _AUTOMOUNT}
     with contextlib.closing(Container()) as machine:
         keys = bucket.store.keys
         machine.write("etc/passwd-s3fs", f"{keys.access}:{keys.secret}\n", 0o600)
-        machine.write("etc/fstab", _FSTAB.format(**words))
-        machine.unit("mnt-unit.mount", _MOUNT.format(**words))
+        plain, automatic = "s3 _netdev,nofail,region", "x-systemd.automount"
+        often = "restart_limit=1000,metadata_ttl=0.1"
+        lines = [example(plain, "fstab", bucket), example(plain, "tree", bucket, often)]
+        machine.write("etc/fstab", "".join([*lines, example(automatic, "auto", bucket)]))
+        machine.unit("mnt-unit.mount", example("[Mount]", "unit", bucket))
+        machine.unit("mnt-unit.automount", example("[Automount]", "unit", bucket))
         machine.unit("user.service", _USER, wanted_by="multi-user.target")
         steps = _GUEST.replace("TIMES", str(times))
         machine.unit("steps.service", steps, wanted_by="default.target")
@@ -155,6 +154,7 @@ def test_a_mount_unit_starts_reloads_and_stops(machine: Machine) -> None:
     assert machine["unit-content"] == machine["unit-reloaded"] == "unit"
     assert machine["unit-stopped"] == "nothing"
     assert machine["unit-worker"] == "ended"
+    assert machine["unit-automounted"] == "unit"
 
 
 def test_a_lazy_unmount_lets_its_users_finish(machine: Machine) -> None:
@@ -172,7 +172,7 @@ def test_readers_see_nothing_of_a_worker_that_is_killed(machine: Machine) -> Non
 def test_a_handover_is_no_failure_of_the_unit(machine: Machine) -> None:
     assert machine.failed("hand_over") == []
     assert machine["handed-over"].startswith("fuse-s3-worker@")
-    assert machine.bucket.get("fstab/handed") == b"x" * MIB + b"y" * MIB
+    assert machine.bucket.get("tree/handed") == b"x" * MIB + b"y" * MIB
 
 
 def test_systemd_has_nothing_to_complain_about(machine: Machine) -> None:

@@ -63,8 +63,8 @@ def test_killed_worker(bucket: Bucket) -> None:
 
 
 def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
-    """[S80] A file that was being written then is lost: its next write, fsync or close gives EIO,
-    and the bucket keeps what it had.
+    """[S69] A file that is being written when the worker dies is lost: its next write, fsync or
+    close gives EIO, and the bucket keeps what it had.
     """
     bucket.put("old", b"before")
     with Mount(bucket, SMALL_PARTS, allowed=[LOST]) as mnt:
@@ -91,7 +91,7 @@ def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
 
 
 def test_failures_are_counted(bucket: Bucket) -> None:
-    """[S81] When workers have failed more than `restart_limit` times in a minute, the mount gives
+    """[S70] When workers have failed more than `restart_limit` times in a minute, the mount gives
     EIO at once until it is made anew.
     """
     bucket.put("x", b"1")
@@ -152,7 +152,7 @@ def overlap(one: Pause, kill: Pause) -> bool:
 
 @pytest.mark.parametrize("times", [3])
 def test_nothing_is_lost_when_a_worker_hands_over(bucket: Bucket, times: int) -> None:
-    """[S82] A worker that is told to hand over, by SIGUSR1, has everything stored before the next
+    """[S71] A worker that is told to hand over, by SIGUSR1, has everything stored before the next
     one goes on, and nothing is lost.
     """
     written: dict[str, bytes] = {}

@@ -66,13 +66,18 @@ class Helper:
             raise HelperGoneError(f"user {uid} asks for a mount, which only root can")
         self._say(handoff.Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, "fuse-s3-worker"))
         files: dict[str, tuple[handoff.File, int]] = {}
-        while True:
-            message, fd = self._receive()
-            if isinstance(message, handoff.Mount):
-                return Order(message, files)
-            if not isinstance(message, handoff.File) or fd is None or message.option in files:
-                _out_of_turn(message)
-            files[message.option] = message, fd
+        try:
+            while True:
+                message, fd = self._receive()
+                if isinstance(message, handoff.Mount):
+                    return Order(message, files)
+                if not isinstance(message, handoff.File) or fd is None or message.option in files:
+                    _out_of_turn(message, fd)
+                files[message.option] = message, fd
+        except HelperGoneError:
+            for _, fd in files.values():
+                os.close(fd)
+            raise
 
     def ready(self, uid: int, gid: int) -> None:
         """Say that the mount can be served, and whose files it has."""
@@ -138,9 +143,11 @@ class Helper:
     async def _expect(self, kind: type[_M]) -> tuple[_M, int | None]:
         message, fd = await asyncio.to_thread(self._receive)
         if not isinstance(message, kind):
-            _out_of_turn(message)
+            _out_of_turn(message, fd)
         return message, fd
 
 
-def _out_of_turn(message: handoff.Message) -> NoReturn:
+def _out_of_turn(message: handoff.Message, fd: int | None) -> NoReturn:
+    if fd is not None:
+        os.close(fd)
     raise HelperGoneError(f"the helper said {type(message).__name__} out of turn")

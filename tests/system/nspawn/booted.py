@@ -1,7 +1,7 @@
 """What happens in the container: a user's programs on mounts of fstab. Runs as root there.
 
-    guest.py steps      one after the other, then the machine powers off
-    guest.py service    a service of somebody's, which uses a mount until after it is told to end
+    booted.py steps      one after the other, then the machine powers off
+    booted.py service    a service of somebody's, which uses a mount until after it is told to end
 
 Each line of its output that begins with `@` is a finding, `@name text`, for test_systemd.py.
 """
@@ -111,6 +111,10 @@ def units() -> None:
     say("unit-stopped", type_at(_UNIT))
     wait_until(lambda: pid not in workers(), "the end of its worker")
     say("unit-worker", "ended")
+    run("systemctl", "start", "mnt-unit.automount")
+    say("unit-automounted", (_UNIT / "x").read_text())
+    run("systemctl", "stop", "mnt-unit.automount")  # and the mount with it
+    wait_until(lambda: type_at(_UNIT) == "nothing", "the unmount")
 
 
 def lazily() -> None:
@@ -150,13 +154,13 @@ def longest(seen: list[Pause], kill: Pause) -> float:
 
 def hand_over() -> None:
     """On purpose: the unit has not failed, and the next one goes on."""
-    pid = worker_of(_MNT)
-    with (_MNT / "handed").open("wb", buffering=0) as file:
+    pid = worker_of(_TREE)
+    with (_TREE / "handed").open("wb", buffering=0) as file:
         file.write(b"x" * _MIB)
         os.kill(pid, signal.SIGUSR1)
         file.write(b"y" * _MIB)
-    wait_until(lambda: worker_of(_MNT) != pid, "the next worker")
-    say("handed-over", workers()[worker_of(_MNT)])
+    wait_until(lambda: worker_of(_TREE) != pid, "the next worker")
+    say("handed-over", workers()[worker_of(_TREE)])
 
 
 def journal() -> None:
@@ -188,8 +192,8 @@ def steps() -> None:
 
 def service() -> None:
     """Write until told to end, and then some more; read what there is all the time."""
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    # Blocked and asked for: a signal that arrives interrupts what waits, as everywhere.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     content, written, until = pattern(64 * 1024), 0, float("inf")
     (_MNT / "other").write_bytes(content)
     with (_MNT / "written").open("wb", buffering=0) as file:
@@ -198,7 +202,7 @@ def service() -> None:
             list(_MNT.iterdir())
             if (_MNT / "other").read_bytes() != content:
                 raise ValueError("wrong bytes")
-            if told and until == float("inf"):
+            if signal.sigtimedwait({signal.SIGTERM}, 0):
                 until = time.monotonic() + 1.5  # systemd unmounts, and stops workers, all along
             time.sleep(0.01)
         os.fsync(file.fileno())
