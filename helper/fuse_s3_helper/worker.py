@@ -163,29 +163,29 @@ def activated_worker() -> Worker | None:
 
     None where there is no such socket, and, with a warning, where it is of no use.
     """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        worker = Worker(_connect())
+        _connect(sock)
+        worker = Worker(sock)
         worker.deadline = time.monotonic() + limits.ACTIVATION_DEADLINE
         worker.greet()
-    except FileNotFoundError:
-        return None
     except (MountError, OSError) as error:
-        warn(f"{_SOCKET} is of no use, so systemd does not start the worker: {error}")
+        sock.close()
+        if not isinstance(error, FileNotFoundError):
+            warn(f"{_SOCKET} is of no use, so systemd does not start the worker: {error}")
         return None
     worker.deadline = time.monotonic() + limits.START_DEADLINE
     return worker
 
 
-def _connect() -> socket.socket:
+def _connect(sock: socket.socket) -> None:
     # Safe: nobody but root can have put there, or can replace, what is in root's directory; and
     # the kernel, not the listener, tells who listens.
     for path, is_kind in ((_RUN, stat.S_ISDIR), (_SOCKET, stat.S_ISSOCK)):
         status = os.lstat(path)
         if status.st_uid or not is_kind(status.st_mode) or status.st_mode & _BY_OTHERS:
             raise MountError(f"{path} is not root's alone")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(limits.ACTIVATION_DEADLINE)
     sock.connect(_SOCKET)
     if peer_uid(sock):
         raise MountError(f"user {peer_uid(sock)} listens there")
-    return sock

@@ -33,8 +33,10 @@ echo $$ >$group/cgroup.procs
 mount --bind /usr "$1/usr"
 LANDLOCK="landlock_create_ruleset landlock_add_rule landlock_restrict_self"
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$1" --register=no --keep-unit --console=pipe \\
-    --system-call-filter="$LANDLOCK" --bind=/dev/fuse --bind=/dev/autofs --bind-ro="$2" --boot </dev/null
+setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$1" \\
+    --register=no --keep-unit --console=pipe \\
+    --system-call-filter="$LANDLOCK" --bind=/dev/fuse --bind=/dev/autofs --bind-ro="$2" \\
+    --boot </dev/null
 echo $$ >/sys/fs/cgroup/cgroup.procs
 find $group -depth -type d -exec rmdir {} +
 """

@@ -4,6 +4,7 @@ The steps are those of nspawn/booted.py. A shutdown follows them, while a servic
 """
 
 import contextlib
+import json
 import pwd
 import re
 from collections import defaultdict
@@ -33,7 +34,8 @@ After=multi-user.target remote-fs.target user.service
 [Service]
 Type=oneshot
 ExecStart=/usr/bin/python3 {ROOT}/tests/system/nspawn/booted.py steps
-Environment=PYTHONPATH={ROOT}/tests KILLS=TIMES PYTHONDONTWRITEBYTECODE=1
+Environment=PYTHONPATH={ROOT}/tests PYTHONDONTWRITEBYTECODE=1
+EnvironmentFile=/etc/steps
 TimeoutStartSec=600
 """
 
@@ -90,7 +92,7 @@ class Machine:
 def boot(bucket: Bucket, times: int) -> Machine:
     """Boot a machine with mounts of this bucket, and let it do its steps."""
     fill(bucket, "tree/")
-    for name in ("fstab", "auto", "unit"):
+    for name in ("fstab", "auto", "unit", "early", "keys"):
         bucket.put(f"{name}/x", name.encode())
     with contextlib.closing(Container()) as machine:
         keys = bucket.store.keys
@@ -98,13 +100,22 @@ def boot(bucket: Bucket, times: int) -> Machine:
         plain, automatic = "s3 _netdev,nofail,region", "x-systemd.automount"
         often = "restart_limit=1000,metadata_ttl=0.1"
         lines = [example(plain, "fstab", bucket), example(plain, "tree", bucket, often)]
+        lines.append(example(plain, "early", bucket).replace("_netdev,", ""))
         machine.write("etc/fstab", "".join([*lines, example(automatic, "auto", bucket)]))
         machine.unit("mnt-unit.mount", example("[Mount]", "unit", bucket))
         machine.unit("mnt-unit.automount", example("[Automount]", "unit", bucket))
         machine.unit("user.service", _USER, wanted_by="multi-user.target")
-        steps = _GUEST.replace("TIMES", str(times))
-        machine.unit("steps.service", steps, wanted_by="default.target")
-        for name in ("fstab", "auto", "unit", "tree"):
+        environment = {
+            "KILLS": str(times),
+            "SPEC": f"{bucket.name}/keys",
+            "OPTIONS": _OPTIONS.format(endpoint=bucket.store.endpoint),
+            "KEYS": json.dumps(
+                {"Version": 1, "AccessKeyId": keys.access, "SecretAccessKey": keys.secret}
+            ),
+        }
+        machine.write("etc/steps", "".join(f"{n}='{v}'\n" for n, v in environment.items()))
+        machine.unit("steps.service", _GUEST, wanted_by="default.target")
+        for name in ("fstab", "auto", "unit", "tree", "early", "keys"):
             (machine.root / "mnt" / name).mkdir()
         printed = machine.boot({})
         findings = defaultdict[str, list[str]](list)
@@ -155,6 +166,20 @@ def test_a_mount_unit_starts_reloads_and_stops(machine: Machine) -> None:
     assert machine["unit-stopped"] == "nothing"
     assert machine["unit-worker"] == "ended"
     assert machine["unit-automounted"] == "unit"
+
+
+def test_a_line_without_netdev_is_warned_of(machine: Machine) -> None:
+    assert machine.failed("early") == []
+    assert machine["early"] == "early"
+    assert "without _netdev this is mounted before there is a network" in machine["early-warning"]
+    assert "_netdev" not in machine["unit-warning"]
+
+
+def test_keys_from_a_program_need_a_worker_without_the_unit(machine: Machine) -> None:
+    assert machine.failed("credentials") == []
+    assert "worker_user=fuse-s3" in machine["keys-in-unit"]
+    assert machine["keys"] == "keys"
+    assert not machine["keys-unit"].startswith("fuse-s3-worker@")
 
 
 def test_a_lazy_unmount_lets_its_users_finish(machine: Machine) -> None:

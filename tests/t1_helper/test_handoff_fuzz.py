@@ -1,4 +1,4 @@
-"""Both ends of the handoff against a peer that says anything: no crash, no hang, no descriptor left.
+"""Both ends of the handoff against a peer that says anything: no crash, no hang, nothing left open.
 
 A case is a conversation as it should be, damaged in one place or in many. Everything is sent at
 once and the peer is gone then, so that whoever waits for more would be told.
@@ -49,29 +49,27 @@ OTHERS = [packet for packet, _ in BY_WORKER + BY_HELPER] + [
 ]
 
 
+Damage = Callable[[bytes, int, random.Random], Packets]
+
+DAMAGES: list[Damage] = [
+    lambda packet, fds, chance: [(packet[: chance.randrange(len(packet) + 1)], fds)],
+    lambda packet, fds, chance: [(flipped(packet, chance), fds)],
+    lambda packet, fds, chance: [(packet + chance.randbytes(chance.choice((1, 9, 5000))), fds)],
+    lambda packet, _, chance: [(packet, chance.randrange(4))],
+    lambda _, fds, chance: [(chance.choice(OTHERS), fds)],
+    lambda packet, fds, _: [(packet, fds)] * 2,
+    lambda packet, fds, chance: [(fields(packet, chance), fds)],
+    lambda *_: [],
+]
+
+
 def damaged(packets: Packets, chance: random.Random) -> Packets:
     """Return the conversation with something wrong in it, or two things, or ten."""
     packets = list(packets)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 10))):
-        at = chance.randrange(len(packets))
-        packet, count = packets[at]
-        match chance.randrange(8):
-            case 0:
-                packets[at] = packet[: chance.randrange(len(packet) + 1)], count
-            case 1:
-                packets[at] = flipped(packet, chance), count
-            case 2:
-                packets[at] = packet + chance.randbytes(chance.choice((1, 9, 5000))), count
-            case 3:
-                packets[at] = packet, chance.randrange(4)
-            case 4:
-                packets[at] = chance.choice(OTHERS), count
-            case 5:
-                packets.insert(at, packets[chance.randrange(len(packets))])
-            case 6:
-                packets[at] = fields(packet, chance), count
-            case _ if len(packets) > 1:
-                del packets[at]
+        if packets:
+            at = chance.randrange(len(packets))
+            packets[at : at + 1] = chance.choice(DAMAGES)(*packets[at], chance)
     return packets
 
 

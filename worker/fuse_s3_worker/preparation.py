@@ -14,7 +14,7 @@ from fuse_s3_shared import handoff
 from fuse_s3_shared.limits import FILE_MAX
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
-from fuse_s3_worker.config.parse import Configuration, configure
+from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
 from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.log import Redaction, event
@@ -39,6 +39,10 @@ _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "environment"
 _STANDARD = (0, 1, 2)
+_NO_PROGRAMS = (
+    "credential_process starts a program, and systemd's unit for workers has none started: "
+    "mount with the option worker_user=fuse-s3, which does without the unit"
+)
 
 
 class Prepared(NamedTuple):
@@ -64,8 +68,10 @@ def start_log(order: Order) -> Redaction:
     return log.set_up(logging.INFO, file=file)
 
 
-def prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepared:
-    """Read what was ordered, and enter the sandbox.
+def prepare(
+    order: Order, redaction: Redaction, level: sandbox.Level, *, in_unit: bool = False
+) -> Prepared:
+    """Read what was ordered, and enter the sandbox; `in_unit` is where systemd confines as well.
 
     Raises:
         ConfigurationError: it is not right.
@@ -84,6 +90,8 @@ def prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepare
     logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[settings.log_level])
     # Who starts programs that give keys is started while that can be done.
     commands = credential_programs(settings, contents)
+    if commands and in_unit:
+        raise ConfigurationError(_NO_PROGRAMS)
     inside = settings.sandbox != "off" and not mount.dry_run
     programs = Programs(commands) if commands and inside else None
     entered = _enter_sandbox(level, configuration, contents)

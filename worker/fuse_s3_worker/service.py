@@ -67,7 +67,7 @@ def serve_first(supervisor: Supervisor, connection: int, level: sandbox.Level) -
         with helper.told(
             redaction, ConfigurationError, CacheDirectoryError, sandbox.NotConfinedError
         ):
-            prepared = prepare(order, redaction, level)
+            prepared = prepare(order, redaction, level, in_unit=supervisor.is_systemd)
         return uvloop.run(_make_mount(supervisor, helper, prepared))
 
 
@@ -139,7 +139,7 @@ def serve_on(supervisor: Supervisor, level: sandbox.Level) -> int:
     failures = holding.failures(state, at)
     recorder.start(at)
     try:
-        prepared = prepare(order, redaction, level)
+        prepared = prepare(order, redaction, level, in_unit=supervisor.is_systemd)
         order.close_copies()
         if failures <= prepared.configuration.settings.restart_limit:
             return uvloop.run(_go_on(supervisor, channel, prepared, state, recorder))

@@ -22,7 +22,9 @@ from support.process import wait_until
 from support.readers import Pause, reading
 
 _FINDINGS = Path("/findings")
-_MNT, _AUTO, _UNIT, _TREE = (Path("/mnt") / name for name in ("fstab", "auto", "unit", "tree"))
+_MNT, _AUTO, _UNIT, _TREE, _EARLY, _KEYS = (
+    Path("/mnt") / name for name in ("fstab", "auto", "unit", "tree", "early", "keys")
+)
 _WORKER = b"/usr/lib/fuse-s3/bin/fuse-s3-worker"
 _MIB = 1 << 20
 
@@ -111,10 +113,37 @@ def units() -> None:
     say("unit-stopped", type_at(_UNIT))
     wait_until(lambda: pid not in workers(), "the end of its worker")
     say("unit-worker", "ended")
+    say("unit-warning", run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "mnt-unit.mount"))
     run("systemctl", "start", "mnt-unit.automount")
     say("unit-automounted", (_UNIT / "x").read_text())
     run("systemctl", "stop", "mnt-unit.automount")  # and the mount with it
     wait_until(lambda: type_at(_UNIT) == "nothing", "the unmount")
+
+
+def early() -> None:
+    """A line of fstab without _netdev: it mounts, and the journal has the warning."""
+    wait_until(lambda: type_at(_EARLY) == "fuse.s3", "the mount")
+    say("early", (_EARLY / "x").read_text())
+    say(
+        "early-warning", run("journalctl", "--no-pager", "-b", "-o", "cat", "-u", "mnt-early.mount")
+    )
+
+
+def credentials() -> None:
+    """Keys from a program: not in the unit, which says what to do instead; and that works."""
+    script, config = Path("/root/keys"), Path("/root/config")
+    script.write_text(f"#!/bin/sh\necho '{os.environ['KEYS']}'\n")
+    script.chmod(0o755)
+    Path("/root").chmod(0o755)  # the program is the worker's to run
+    config.write_text(f"[default]\ncredential_process = {script}\n")
+    spec, options = os.environ["SPEC"], f"{os.environ['OPTIONS']},config_file={config}"
+    words = ("mount", "-t", "s3", spec, _KEYS, "-o")
+    refused = subprocess.run([*words, options], check=False, capture_output=True, text=True)
+    say("keys-in-unit", refused.stderr)
+    run(*words, f"{options},worker_user=fuse-s3")
+    say("keys", (_KEYS / "x").read_text())
+    say("keys-unit", workers()[worker_of(_KEYS)])
+    run("umount", _KEYS)
 
 
 def lazily() -> None:
@@ -171,7 +200,7 @@ def journal() -> None:
 
 
 STEPS: list[Callable[[], None]] = [
-    boot, automount, units, lazily, survive, hand_over, journal,
+    boot, automount, units, lazily, early, credentials, survive, hand_over, journal,
 ]  # fmt: skip
 
 

@@ -115,7 +115,9 @@ class Directories:
     ) -> _OpenDirectory:
         node.pins += 1
         self.next_number = max(self.next_number, record.number + 1)
-        opened = _OpenDirectory(node, listing or self._listing(node), record)
+        if listing is None:
+            listing = self._listing(node)
+        opened = _OpenDirectory(node, listing, record)
         self._open[record.number] = opened
         return opened
 

@@ -26,11 +26,13 @@ class Supervisor:
     Attributes:
         connection: the descriptor of a helper that wants a mount, if there is one.
         stored: what predecessors have stored, by name.
+        is_systemd: whether it is systemd, whose unit confines this process.
     """
 
     def __init__(self, given: Mapping[str, int], notify: socket.socket | None) -> None:
         self.connection = given.get(_CONNECTION)
         self.stored = {name: fd for name, fd in given.items() if name not in (_CONNECTION, _NOTIFY)}
+        self.is_systemd = notify is not None and _NOTIFY not in given
         self._notify = notify
 
     @classmethod
