@@ -161,6 +161,7 @@ class AttributeStore:
             # Nothing is lost with it that cannot be asked for again.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("PRAGMA temp_store = MEMORY")  # no files in directories of others
             _check_version(connection)
             connection.executescript(_TABLE)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
