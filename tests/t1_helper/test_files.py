@@ -238,6 +238,7 @@ def test_option_names() -> None:
         "passwd_default": "passwd_default",
         "shared_credentials_file": "shared_credentials_file",
         "config_file": "config_file",
+        "sse_c_key_file": "sse_c_key_file",
         "ca_bundle": "ca_bundle",
         "ca-bundle": "ca_bundle",
         "log_file": "log_file",

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from fuse_s3_worker.adapter import Adapter
+from fuse_s3_worker.cache.attributestore import AttributeStore
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
@@ -72,13 +73,16 @@ def build_file_system(
     directory: StageDirectory | None = None,
     mounted_at: int | None = None,
 ) -> FileSystem:
-    """Put the parts of a mount together; `directory` is where files that are changed are staged."""
+    """Put the parts of a mount together.
+
+    `directory` is where files that are changed are staged, and where answers are kept.
+    """
     pool = Pool(settings.memory_target)
     ownership = ownership_of(settings, owner, mounted_at)
     shown: Ownership | Posix = ownership
     if settings.posix:
         *defaults, since = ownership
-        shown = Posix(store, Defaults(*defaults), since)
+        shown = Posix(store, Defaults(*defaults), since, _results(directory))
         store = shown.store
     uploads = Uploads(store, pool, settings.part_size)
     journals = Journals(directory.path) if directory is not None else None
@@ -92,6 +96,13 @@ def build_file_system(
         prefix,
         Moving(settings.rename_dir_limit, settings.max_connections, journals),
     )
+
+
+def _results(directory: StageDirectory | None) -> AttributeStore | None:
+    """Return what keeps answers for the next mount; it is found by what tells buckets apart."""
+    if directory is None:
+        return None
+    return AttributeStore(directory.path, directory.path.name)
 
 
 class End(Enum):
