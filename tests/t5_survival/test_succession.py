@@ -128,6 +128,42 @@ async def test_a_file_that_was_replaced_keeps_its_readers_apart() -> None:
         assert await fails(mount.fs.getattr(node)) == "ESTALE"
 
 
+@on_loop()
+async def test_what_was_renamed_has_its_new_place() -> None:
+    """A child may have a lower number than the directory it was moved to; an order that is told."""
+    whole = pattern(3 * MIB)
+    with succession(d__e__f=whole, z__x=b"1") as (store, mount):
+        directory = (await mount.look(ROOT_ID, "d")).node.id
+        inner = (await mount.look(directory, "e")).node.id
+        file = (await mount.look(inner, "f")).node.id
+        target = (await mount.look(ROOT_ID, "z")).node.id
+        handle = await mount.open(file)
+        assert await mount.pread(handle, 0, MIB) == whole[:MIB]
+        await mount.fs.renames.rename((directory, b"e"), (target, b"moved"), 0)
+        mount.die()
+        assert (await mount.fs.getattr(file)).node.key == "z/moved/f"
+        assert (await mount.look(target, "moved")).node.id == inner
+        assert await mount.pread(handle, MIB, MIB) == whole[MIB:][:MIB]
+        await mount.fs.renames.rename((inner, b"f"), (ROOT_ID, b"g"), 0)
+        await mount.fs.renames.rename((target, b"moved"), (ROOT_ID, b"d2"), 0)
+        mount.recorder.renew()
+        await settle()
+        mount.die()
+        assert (await mount.fs.getattr(file)).node.key == "g"
+        assert await mount.pread(handle, 2 * MIB, MIB) == whole[2 * MIB :]
+        assert store.keys() == ["d2/", "g", "z/x"]
+
+
+@on_loop()
+async def test_what_was_replaced_by_a_rename_has_no_name_any_more() -> None:
+    with succession(a=b"new", b=b"old") as (_, mount):
+        new, old = [(await mount.look(ROOT_ID, name)).node.id for name in "ab"]
+        await mount.fs.renames.rename((ROOT_ID, b"a"), (ROOT_ID, b"b"), 0)
+        mount.die()
+        assert (await mount.look(ROOT_ID, "b")).node.id == new != old
+        assert await fails(mount.fs.getattr(old)) == "ESTALE"
+
+
 # -- open files ------------------------------------------------------------------------------------
 
 
