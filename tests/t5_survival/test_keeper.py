@@ -1,7 +1,7 @@
 """The keeper: real workers that die, small programs whose behaviour is a few lines."""
 
-import json
 import gc
+import json
 import os
 import signal
 import socket
