@@ -59,6 +59,7 @@ class Reserve:
 
     def __init__(self) -> None:
         self._pieces: list[mmap.mmap] = []
+        self._since = 0.0
 
     def close(self) -> None:
         """Give it back."""
@@ -69,7 +70,8 @@ class Reserve:
         """Hold `size` bytes, let go of them for as long as this lasts, and hold them again."""
         self._hold(size)
         if size and _REPORTING.exists():
-            time.sleep(_REPORTED_AFTER)  # what was free before is given back while this is not
+            # What was free before is given back while this is not.
+            time.sleep(max(self._since + _REPORTED_AFTER - time.monotonic(), 0.0))
         self._hold(0)
         try:
             yield
@@ -85,3 +87,4 @@ class Reserve:
             piece.madvise(mmap.MADV_NOHUGEPAGE)
             piece.madvise(_POPULATE_WRITE)
             self._pieces.append(piece)
+            self._since = time.monotonic()

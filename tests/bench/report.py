@@ -34,6 +34,8 @@ def table(workload: Workload, results: Mapping[str, Result]) -> str:
     lines = [f"{workload.name}: {workload.title}", *_aligned(rows)]
     lines += [f"  {name}: {result.failure}" for name, result in results.items() if result.failure]
     for name, result in results.items():
+        lines += [f"  {name}: {note}" for note in result.notes]
+    for name, result in results.items():
         if result.samples and (asked := result.requests):
             kinds = ", ".join(f"{count} {kind}" for kind, count in asked.items())
             lines.append(f"  {name} asked for: {kinds}")
@@ -49,9 +51,9 @@ def _row(workload: Workload, results: Mapping[str, Result], name: str) -> list[s
     times = ratio(workload, results, name)
     return [
         name,
-        format(result.median(first.value), first.format),
+        ("< " if result.bound else "") + format(result.median(first.value), first.format),
         f"{min(values):{first.format}} - {max(values):{first.format}}",
-        _NOT_MEASURED if times is None else f"x {times:.2f}",
+        _NOT_MEASURED if times is None else ("> " if result.bound else "") + f"x {times:.2f}",
         *(_cell(result, column) for column in rest),
     ]
 
@@ -89,6 +91,7 @@ def _workload(workload: Workload, results: Mapping[str, Result]) -> dict[str, ob
         "contestants": {
             name: {
                 "failure": result.failure,
+                "bound": result.bound,
                 "median": {
                     value: result.median(value)
                     for value in (result.samples[0].values if result.samples else ())

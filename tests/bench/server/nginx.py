@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from bench.server.backend import ADOPT
+from bench.server.backend import ADOPT, IMAGINE
 from bench.server.configuration import SHAPES, Pair, Shape, configuration
 from bench.server.requests import RequestLog
 from support.process import Child, ChildEndedError, free_port, wait_for_port, wait_until
@@ -85,11 +85,18 @@ class Server:
 
     def adopt(self, prefix: str = "") -> None:
         """Have the back end take for objects what lies in the bucket's directory now."""
+        self._tell(f"{ADOPT} /{self.bucket}/{prefix}")
+
+    def imagine(self, prefix: str, count: int, width: int = 0) -> None:
+        """Have the back end list so many keys below a directory; see server.imagined."""
+        self._tell(f"{IMAGINE} /{self.bucket}/{prefix}?count={count}&width={width}")
+
+    def _tell(self, what: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._base / "backend.sock"))
-            connection.sendall(f"{ADOPT} /{self.bucket}/{prefix} HTTP/1.1\r\n\r\n".encode())
+            connection.sendall(f"{what} HTTP/1.1\r\n\r\n".encode())
             if not connection.recv(1024).startswith(b"HTTP/1.1 200 "):
-                raise RuntimeError("the back end did not take the files")
+                raise RuntimeError(f"the back end did not do it: {what}")
 
     def __enter__(self) -> Self:
         for name in (f"static/{self.bucket}", "parts", "bodies"):
