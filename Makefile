@@ -1,5 +1,6 @@
 # make demo       see it work: a server, a bucket, a mount, a comparison
 # make test       everything that can be tested on this machine
+# make test-vm    mounts and attacks on a machine that boots with SELinux enforcing
 # make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
 # make uninstall
 # make bench      beside s3fs and rclone, on the same server
@@ -16,13 +17,16 @@ export PYTHON
 VENV := build/venv/bin
 PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
-.PHONY: demo test install uninstall bench bench-compare lint docs clean
+.PHONY: demo test test-vm install uninstall bench bench-compare lint docs clean
 
 demo:
 	@tools/demo
 
 test:
 	@tools/run_tests $(ARGS)
+
+test-vm:
+	@tools/test_vm $(ARGS)
 
 install:
 	@tools/bootstrap

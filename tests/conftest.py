@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _ANY = "any"
 _MUST_RUN = os.environ.get("FUSE_S3_TESTS_MUST_RUN") == "all"
 
 _not_run: dict[str, list[str]] = {}  # reason to test ids
-_deselected: list[str] = []
+_deselected: list[tuple[str, str]] = []  # mark, test id
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the S3 servers to run store tests against, of: " + ", ".join(STORES),
     )
     parser.addoption("--long", action="store_true", help="run the tests that take minutes too")
+    parser.addoption(
+        "--vm", action="store_true", help="run those that boot a machine: make test-vm"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,11 +51,12 @@ def _stores(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        long = [item for item in items if item.get_closest_marker("long")]
-        _deselected.extend(item.nodeid for item in long)
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    for mark in ("long", "vm"):
+        if not config.getoption(f"--{mark}"):
+            left_out = [item for item in items if item.get_closest_marker(mark)]
+            _deselected.extend((mark, item.nodeid) for item in left_out)
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
     reason = _why_no_mounts()
     for item in items:
         if reason and item.get_closest_marker("mount"):
@@ -171,8 +176,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _deselected:
-        terminalreporter.write_line(f"{len(_deselected)} long tests were left out: see --long")
+    for mark, count in Counter(mark for mark, _ in _deselected).items():
+        terminalreporter.write_line(f"{count} {mark} tests were left out: see --{mark}")
     if not _not_run:
         return
     terminalreporter.section("COULD NOT RUN", sep="!", red=True, bold=True)

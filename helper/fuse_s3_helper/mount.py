@@ -156,8 +156,9 @@ def _kernel_messages(fs: int) -> str:
 def _raise_read_ahead(device: str) -> None:
     """Let the kernel read ahead in requests of a full FUSE_REQUEST_MAX; the worker may not."""
     try:
-        # Safe: one number, into the entry of the device that this mount was just given.
-        with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w") as entry:
+        # Safe: one number, into the entry of the device that this mount was just given. Not "w":
+        # that would create the file, and ask for the right to write to the directory.
+        with open(f"/sys/class/bdi/{device}/read_ahead_kb", "r+") as entry:
             entry.write(str(READ_AHEAD_KIB))
     except OSError:
         pass  # read-only /sys of a container: slower, not wrong

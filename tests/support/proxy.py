@@ -258,9 +258,10 @@ class Proxy:
 
     endpoint: str
 
-    def __init__(self, server: str) -> None:
-        """Prepare a proxy in front of the URL `server`."""
+    def __init__(self, server: str, *, at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        """Prepare a proxy in front of the URL `server`, to listen at an address and a port."""
         parts = urlsplit(server)
+        self._at = at
         assert parts.hostname is not None
         self.server = (parts.hostname, parts.port or 80)
         self.seen: list[Exchange] = []
@@ -334,8 +335,9 @@ class Proxy:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=_LIMIT)
-        self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(self._connected, *self._at, limit=_LIMIT)
+        host, port = server.sockets[0].getsockname()
+        self.endpoint = f"http://{host}:{port}"
         self._started.set()
         await self._stopping.wait()
         server.close()

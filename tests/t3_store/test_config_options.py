@@ -48,6 +48,7 @@ DEFAULTS: dict[str, object] = {
     "memory_target": 256 * MIB,
     "metadata_ttl": 1.0,
     "upload_checksum": "auto",
+    "sandbox": "best-effort",
     "log_level": "info",
 }
 
@@ -119,6 +120,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
         ["", "=-1", "=soon", "=nan", "=inf", "=infinity", "=3155760001", "=1e300"],
     ),
     "upload_checksum": ({f"={x}": x for x in ("auto", "crc32c", "crc64nvme", "off")}, ["", "=md5"]),
+    "sandbox": ({f"={x}": x for x in ("best-effort", "strict", "off")}, ["", "=on", "=no"]),
     "log_level": ({f"={x}": x for x in ("error", "warning", "info", "debug")}, ["", "=loud", "=4"]),
 }  # fmt: skip
 

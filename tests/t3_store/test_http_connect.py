@@ -10,6 +10,8 @@ from fuse_s3_worker.http import connect
 from fuse_s3_worker.http.connect import Connector, Endpoint
 from fuse_s3_worker.http.errors import ConnectError
 from fuse_s3_worker.http.tls import client_context
+from fuse_s3_worker.sandbox import Needs
+from support.confined import DONE, enter, needs_sandbox, outcome_of
 from support.loops import LOOPS, run
 from support.rawserver import Peer, RawServer, reply
 from support.segments import until
@@ -216,3 +218,18 @@ def test_cancellation_stops_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
             assert server.connections == 1
 
     run(main())
+
+
+@needs_sandbox
+def test_a_port_that_the_sandbox_keeps_closed_is_said() -> None:
+    """A redirect may name one that nobody expected; "Permission denied" would not tell of whom."""
+
+    def attempt() -> None:
+        enter(Needs(ports=frozenset({1})))
+        with pytest.raises(ConnectError, match=r"port 2 is closed to this worker, see sandbox="):
+            asyncio.run(Connector(Endpoint("http", "127.0.0.1", 2)).connect())
+        with pytest.raises(ConnectError) as refused:
+            asyncio.run(Connector(Endpoint("http", "127.0.0.1", 1)).connect())
+        assert "closed to this worker" not in str(refused.value)
+
+    assert outcome_of(attempt) == DONE

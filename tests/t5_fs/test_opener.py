@@ -1,5 +1,6 @@
 """Whose close(2) stores a file: with real processes and threads."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,27 @@ from contextlib import contextmanager
 
 import pytest
 
+from fuse_s3_worker.fs import opener as module
 from fuse_s3_worker.fs.opener import Opener
+from support.confined import DONE, lacking, outcome_of
+
+NEEDS_PROC = module.needs_proc
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        pytest.param(False, marks=pytest.mark.skipif(
+            module.needs_proc(), reason="this kernel has no PIDFD_GET_INFO (Linux 6.13)"
+        )),
+        True,
+    ],
+    ids=["by descriptor", "by /proc"],
+)  # fmt: skip
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is asked in one way or the other; the answers are the same."""
+    monkeypatch.setattr(module, "needs_proc", lambda: request.param)
+
 
 # A program with a child that has inherited everything; it tells the child's id, and waits.
 _PARENT = """
@@ -121,3 +142,14 @@ def test_who_cannot_be_known_is_not_waited_for() -> None:
     assert Opener.of(0).process == 0
     assert not Opener.of(0).leaves_to(os.getpid())
     assert not Opener.of(ended.pid).leaves_to(os.getpid())
+
+
+def test_an_older_kernel_is_noticed() -> None:
+    """And one that knows the descriptor, and not what can be asked of it."""
+    for call in ("pidfd_open", "ioctl"):
+
+        def look() -> None:
+            assert NEEDS_PROC.__wrapped__()
+            assert module._by_proc(os.getpid()) == os.getpid()
+
+        assert outcome_of(lacking(call, errno.ENOTTY), look) == DONE

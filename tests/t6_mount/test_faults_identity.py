@@ -124,9 +124,14 @@ def test_bucket_that_moves(bucket: Bucket, proxy: Proxy, how: str) -> None:
         assert (line.fields["from"], line.fields["to"]) == ("us-east-1", REGION)
 
 
+def other_host(proxy: Proxy, bucket: Bucket) -> Proxy:
+    """Return a proxy at another address and the same port; the sandbox is about ports."""
+    return Proxy(bucket.store.endpoint, at=("127.0.0.2", int(proxy.endpoint.rpartition(":")[2])))
+
+
 def test_redirect_to_another_host(bucket: Bucket, proxy: Proxy) -> None:
     """What S3 says while the name of a new bucket spreads: ask there for the time being."""
-    with Proxy(bucket.store.endpoint) as there:
+    with other_host(proxy, bucket) as there:
         elsewhere = {"location": f"{there.endpoint}/{bucket.name}/?list-type=2"}
         proxy.on("", faults.s3_error(307, "TemporaryRedirect", headers=elsewhere), times=ALWAYS)
         with behind(proxy, bucket) as mnt:
@@ -136,7 +141,7 @@ def test_redirect_to_another_host(bucket: Bucket, proxy: Proxy) -> None:
 
 
 def test_redirects_in_a_circle_end(bucket: Bucket, proxy: Proxy) -> None:
-    with Proxy(bucket.store.endpoint) as there:
+    with other_host(proxy, bucket) as there:
         for here, other in ((proxy, there), (there, proxy)):
             location = {"location": f"{other.endpoint}/{bucket.name}/"}
             here.on("", faults.s3_error(307, "TemporaryRedirect", headers=location), times=ALWAYS)

@@ -272,7 +272,7 @@ def test_kernel_flags(bucket: Bucket, options: str) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 def test_old_mount_call_where_fsopen_is_refused(bucket: Bucket, number: int) -> None:
     bucket.put("x", b"1")
-    wrapper = f"{sys.executable} {ROOT}/tests/support/seccomp.py {number}"
+    wrapper = f"{sys.executable} {ROOT}/tests/support/seccomp.py fsopen {number}"
     with Mount(bucket, "noatime", command=f"{wrapper} mount.s3 SPEC DIR -o OPTIONS") as mnt:
         (entry,) = entries_at(mnt.path)
         assert (entry.fstype, entry.source) == ("fuse.s3", bucket.name)

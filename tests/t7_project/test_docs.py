@@ -16,6 +16,7 @@ from build_helper import version
 from fuse_s3_worker.config.describe import markdown_table
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.config.parse import option_of
+from fuse_s3_worker.sandbox import LAYERS
 from manpage import SOURCES, render
 from support.statements import quotes, statements
 
@@ -249,6 +250,23 @@ def test_every_event_is_explained() -> None:
     table = rows(DOCS / "troubleshooting.md", "What the log's events mean")
     explained = [name for row in table for name in CODE.findall(row[0])]
     assert sorted(explained) == sorted(events() - {"failed"})  # device_failed has said it
+
+
+# -- what is claimed of the sandbox ----------------------------------------------------------------
+
+
+def test_every_layer_of_the_sandbox_is_explained() -> None:
+    table = rows(DOCS / "security.md", "The sandbox")
+    assert [CODE.findall(row[0])[0] for row in table] == list(LAYERS)
+
+
+def test_every_claim_about_a_hostile_worker_names_its_tests() -> None:
+    table = rows(DOCS / "security.md", "What a worker could do that somebody took over")
+    assert len(table) > 5
+    known = {path.stem for path in TESTS}
+    for claim, tests in table:
+        assert set(CODE.findall(tests)) <= known, claim
+        assert CODE.findall(tests), claim
 
 
 # -- privileged calls ------------------------------------------------------------------------------

@@ -2,15 +2,20 @@
 
 Started by the helper with one end of a socket as descriptor 3. Until READY everything that is
 wrong becomes a REFUSE with one line for the user; from then on it goes to the log.
+
+The order and its options come from the helper and are read first. Then the sandbox closes, before
+there is a loop, a second thread, or a byte of the network's.
 """
 
 import asyncio
+import contextlib
 import errno
 import io
 import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple, NoReturn, TypeVar
 
 import uvloop
@@ -21,11 +26,14 @@ from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.fs import opener
 from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
+from fuse_s3_worker.store.programs import Programs
 
 __all__ = ["main"]
 
@@ -41,6 +49,10 @@ class HelperGoneError(Exception):
     """The helper closed its end before there was a mount: nothing to do."""
 
 
+class RefusedError(Exception):
+    """The helper was told why there is nothing to serve."""
+
+
 class Order(NamedTuple):
     """What the helper asked for."""
 
@@ -48,6 +60,17 @@ class Order(NamedTuple):
     device: int
     files: dict[str, tuple[str, bytes]]
     log_file: int | None
+
+
+class Prepared(NamedTuple):
+    """What is known and what was given up before the first byte of the network's."""
+
+    order: Order
+    configuration: Configuration
+    owner: Owner
+    redaction: Redaction
+    programs: Programs | None
+    level: sandbox.Level
 
 
 def main() -> int:
@@ -58,53 +81,74 @@ def main() -> int:
     if sys.argv[1:]:
         sys.stderr.write("fuse-s3-worker is started by mount.s3; see mount.s3 --help\n")
         return 1
-    sandbox.confine()
+    level = sandbox.confine()
     try:
         sandbox.check()
         with socket.socket(fileno=_HANDOFF_FD) as helper:
-            uvloop.run(_work(helper))
+            _work(helper, level)
+    except RefusedError:
+        return 0
     except (OSError, HelperGoneError, sandbox.TooPowerfulError) as error:
         sys.stderr.write(f"fuse-s3-worker: {error}\n")
         return 1
     return 0
 
 
-async def _work(helper: socket.socket) -> None:
+def _work(helper: socket.socket, level: sandbox.Level) -> None:
     """Take one mount, serve it, and return when it is unmounted and everything is stored."""
     order = _receive_order(helper)
     redaction = _start_log(order)
-    try:
-        configuration = _configure(order)
-        owner = _owner(configuration, order.mount)
-        logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[configuration.settings.log_level])
-        store = None
-        if not order.mount.dry_run:
+    with _refusals(helper, redaction):
+        prepared = _prepare(order, redaction, level)
+    uvloop.run(_reach_and_serve(helper, prepared))
+
+
+def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepared:
+    """Do what has to be done before the sandbox closes, and close it.
+
+    Afterwards user names are numbers, the log is open, and what the helper read is in memory;
+    what is needed later is needed by the store, which says what that is.
+    """
+    configuration = configure(order.mount.spec, order.mount.options, sloppy=order.mount.sloppy)
+    settings = configuration.settings
+    logging.getLogger("fuse_s3_worker").setLevel(log.LEVELS[settings.log_level])
+    owner = _owner(configuration, order.mount)
+    needs = store_needs(settings, order.files)
+    if opener.needs_proc():
+        needs = needs._replace(directories=(*needs.directories, "/proc"))
+    programs = None if order.mount.dry_run else _programs(configuration, order)
+    entered = sandbox.enter(level, settings.sandbox, needs)
+    event(_log, logging.INFO, "sandbox", entered.details())
+    return Prepared(order, configuration, owner, redaction, programs, entered)
+
+
+def _programs(configuration: Configuration, order: Order) -> Programs | None:
+    """Start who will start programs that give keys, while that can be done."""
+    settings = configuration.settings
+    commands = credential_programs(settings, order.files)
+    return Programs(commands) if commands and settings.sandbox != "off" else None
+
+
+async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
+    """Open the store, say that all is well, and serve it."""
+    store = None
+    if not prepared.order.mount.dry_run:
+        spec, settings, _ = prepared.configuration
+        with _refusals(helper, prepared.redaction):
             store = await open_store(
-                configuration.spec, configuration.settings, order.files, redaction
+                spec, settings, prepared.order.files, prepared.redaction, prepared.programs
             )
-    except (ConfigurationError, CannotServeError) as error:
-        _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
-        return
-    except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
-        _log.error("bug", exc_info=error)
-        _refuse(helper, redaction, errno.EIO, f"the worker failed: {error!r}")
-        return
-    _say(helper, handoff.Ready(*owner))
+    _say(helper, handoff.Ready(*prepared.owner))
     if store is not None:
-        await _serve(helper, order, configuration, owner, store)
+        await _serve(helper, prepared, store)
 
 
-async def _serve(
-    helper: socket.socket,
-    order: Order,
-    configuration: Configuration,
-    owner: Owner,
-    store: S3Store,
-) -> None:
+async def _serve(helper: socket.socket, prepared: Prepared, store: S3Store) -> None:
     """Wait for the connection, serve it, and tell the helper when it works."""
+    order, configuration = prepared.order, prepared.configuration
     spec, settings = configuration.spec, configuration.settings
     await _expect(helper, handoff.Serve)
-    fs = build_file_system(store, settings, owner, spec.prefix)
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix)
     session = Session(Channel(order.device), fs)
     session.start()
     await session.adapter.initialized.wait()
@@ -122,11 +166,6 @@ async def _serve(
     for note in configuration.notes:
         event(_log, logging.INFO, "option", {"note": note})
     await session.run()
-
-
-def _configure(order: Order) -> Configuration:
-    mount = order.mount
-    return configure(mount.spec, mount.options, sloppy=mount.sloppy)
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -202,6 +241,25 @@ def _read_and_close(fd: int) -> bytes:
 
 def _say(helper: socket.socket, message: handoff.Message) -> None:
     send_packet(helper, handoff.encode(message))
+
+
+@contextlib.contextmanager
+def _refusals(helper: socket.socket, redaction: Redaction) -> Iterator[None]:
+    """Tell the helper what goes wrong in here, in one line for the user.
+
+    Raises:
+        RefusedError: something did.
+    """
+    try:
+        yield
+    except (ConfigurationError, CannotServeError, sandbox.NotConfinedError) as error:
+        _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
+    except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
+        _log.error("bug", exc_info=error)
+        _refuse(helper, redaction, errno.EIO, f"the worker failed: {error!r}")
+    else:
+        return
+    raise RefusedError
 
 
 def _refuse(helper: socket.socket, redaction: Redaction, number: int, reason: str) -> None:

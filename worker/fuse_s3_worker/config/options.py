@@ -233,6 +233,14 @@ class Settings(BaseModel):
         ),
         Option("auto, crc32c, crc64nvme or off", "auto", (Alias("upload-checksums"),)),
     ] = "auto"
+    sandbox: Annotated[
+        Literal["best-effort", "strict", "off"],
+        Field(
+            description="confine the worker as far as the kernel can; strict refuses the mount "
+            "when a layer is missing"
+        ),
+        Option("best-effort, strict or off", "best-effort"),
+    ] = "best-effort"
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"],
         Field(description="how much is logged"),

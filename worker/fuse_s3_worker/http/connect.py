@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import ipaddress
 import socket
 import ssl
@@ -104,10 +105,15 @@ class Connector:
             except ssl.SSLCertVerificationError as error:
                 reasons[address] = f"certificate not trusted: {error.verify_message}"
             except (OSError, ConnectError) as error:
-                reasons[address] = str(error) or type(error).__name__
+                reasons[address] = self._reason(error)
         self._resolved_until = 0.0
         why = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
         raise ConnectError(f"cannot connect to {self._name()}: {why}")
+
+    def _reason(self, error: OSError | ConnectError) -> str:
+        if isinstance(error, OSError) and error.errno == errno.EACCES:
+            return f"port {self._peer[1]} is closed to this worker, see sandbox="
+        return str(error) or type(error).__name__
 
     def _name(self) -> str:
         through = f" through proxy {self._peer[0]}:{self._peer[1]}" if self.proxy else ""

@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.log import Redaction, event
+from fuse_s3_worker.store.programs import Programs
 from fuse_s3_worker.store.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -113,8 +115,17 @@ class Chain:
         endpoint_url: the same.
     """
 
-    def __init__(self, secrets: Secrets, redaction: Redaction, *, profile: str = "") -> None:
+    def __init__(
+        self,
+        secrets: Secrets,
+        redaction: Redaction,
+        *,
+        profile: str = "",
+        programs: Programs | None = None,
+    ) -> None:
+        """Prepare to look for a key; without `programs`, programs are started by this process."""
         self._secrets = secrets
+        self._programs = programs
         self._redaction = redaction
         self._profile = profile
         self._found: BotoCredentials | None = None
@@ -190,6 +201,8 @@ class Chain:
     def _session(self, paths: dict[str, str]) -> "Session":
         from botocore.session import Session  # noqa: PLC0415
 
+        if self._programs is not None:
+            _start_programs_by(self._programs)
         session = Session(profile=self._profile or None)
         # Before the resolver is made: it looks at them once.
         for name, path in paths.items():
@@ -213,6 +226,18 @@ class Chain:
         frozen = self._found.get_frozen_credentials()
         self._redaction.add(frozen.secret_key, frozen.token)
         self._frozen = Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+
+
+def _start_programs_by(programs: Programs) -> None:
+    """Have botocore start programs through somebody else, wherever in the chain it has to.
+
+    It takes a function to start them by, and passes none to the providers that it makes when one
+    profile refers to another; so the name under which it finds these gets another meaning.
+    """
+    from botocore import credentials  # noqa: PLC0415
+
+    if isinstance(credentials.ProcessProvider, type):
+        credentials.ProcessProvider = partial(credentials.ProcessProvider, popen=programs.popen)
 
 
 def _endpoint_url(session: "Session") -> str:

@@ -20,6 +20,7 @@ from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.credentials import Chain, Fixed, Provider, Secrets, environment_key
 from fuse_s3_worker.store.endpoint import DEFAULT_REGION, EndpointError, Target, resolve
 from fuse_s3_worker.store.passwd import PasswdFileError, credentials_for
+from fuse_s3_worker.store.programs import Programs
 from fuse_s3_worker.store.retry import PATIENT, STARTING, Retrier
 from fuse_s3_worker.store.wire import Line
 
@@ -40,15 +41,21 @@ class CannotServeError(Exception):
 
 
 async def open_store(
-    spec: BucketSpec, settings: Settings, files: Files, redaction: Redaction
+    spec: BucketSpec,
+    settings: Settings,
+    files: Files,
+    redaction: Redaction,
+    programs: Programs | None = None,
 ) -> S3Store:
     """Return a store for `spec` after one request that proves it answers.
+
+    `programs` starts those that give keys, where this process may start none.
 
     Raises:
         CannotServeError: it does not, or the settings do not fit together.
     """
     try:
-        provider, chain = await _provider(spec, settings, files, redaction)
+        provider, chain = await _provider(spec, settings, files, redaction, programs)
         region = settings.region or _region_of_environment() or (chain.region if chain else "")
         url = settings.endpoint_url or (chain.endpoint_url if chain else _url_of_environment())
         lines = _Lines(spec, settings, url, _text(files, "ca_bundle"))
@@ -67,7 +74,11 @@ async def open_store(
 
 
 async def _provider(
-    spec: BucketSpec, settings: Settings, files: Files, redaction: Redaction
+    spec: BucketSpec,
+    settings: Settings,
+    files: Files,
+    redaction: Redaction,
+    programs: Programs | None,
 ) -> tuple[Provider, Chain | None]:
     """Choose where credentials come from, in the order that s3fs and the AWS CLI have."""
     if settings.no_sign_request:
@@ -78,7 +89,7 @@ async def _provider(
     if (key := environment_key(secrets, settings.profile)) is not None:
         redaction.add(key.secret_key, key.token)
         return Fixed(key), None
-    chain = Chain(secrets, redaction, profile=settings.profile)
+    chain = Chain(secrets, redaction, profile=settings.profile, programs=programs)
     if "passwd_default" in files and not settings.profile:
         # The usual passwd files come after everything that lies on this machine, and before
         # asking what may be around it.
