@@ -118,14 +118,14 @@ def _run(
         _say(f"the server {stage.title}")
         here = [row for row in wanted if row.stage == stage]
         measured[stage] = _measure(given, stage, here, contestants)
-    for stage, tables in measured.items():
-        _say(f"\n== the server {stage.title} ==")
-        for workload, results in tables:
-            _say(f"\n{report.table(workload, results)}")
+    by_name = {stage.name: tables for stage, tables in measured.items()}
+    _say("".join(f"\n{stage.name}: the server {stage.title}" for stage in measured) + "\n")
+    for line in report.tables(by_name):
+        _say(line)
     path = given.output / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    report.as_json(facts, {stage.name: tables for stage, tables in measured.items()}, path)
+    report.as_json(facts, by_name, path)
     drawn = draw(path)
-    _say(f"\n{time.monotonic() - begin:.0f} s; every sample is in {os.path.relpath(path)}{drawn}")
+    _say(f"{time.monotonic() - begin:.0f} s; every sample is in {os.path.relpath(path)}{drawn}")
     failures = [results[OURS].failure for tables in measured.values() for _, results in tables]
     return int(any(failures))
 

@@ -109,8 +109,8 @@ class Meter:
         }
         if self._own:
             values["peak"] = processes.peak_memory(self._own) / 1e6
-        part = f"{size / of:.0%} of it after {self.seconds:.0f} s" if of and size < of else ""
-        return Sample(values, asked.operations, part)
+        note = f"not within {self.seconds:.0f} s; {size / of:.0%} of it" if of and size < of else ""
+        return Sample(values, asked.operations, note)
 
 
 class Lasts(NamedTuple):

@@ -55,7 +55,7 @@ def work(jobs: Sequence[Job]) -> list[Done]:
 
 
 def _told(here: "multiprocessing.connection.Connection") -> Done:
-    if not here.poll(10 * _PATIENCE):
+    if not here.poll(2 * _PATIENCE):
         raise CrewError("a process does not come to an end")
     try:
         told = here.recv()

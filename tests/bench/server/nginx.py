@@ -31,6 +31,7 @@ class Server:
     Attributes:
         bucket: the bucket's name.
         port: on the loopback interface.
+        shape: how it behaves.
         requests: what was asked so far.
     """
 
@@ -47,7 +48,7 @@ class Server:
         self.port = 0
         self.requests = RequestLog(base / "requests.log")
         self._base = base
-        self._shape = shape
+        self.shape = shape
         self._tls = tls
         self._pair: Pair | None = None
         self._children: list[Child] = []
@@ -139,7 +140,7 @@ class Server:
         self.port = free_port()
         path = self._base / "nginx.conf"
         root = os.geteuid() == 0
-        path.write_text(configuration(self._base, self.port, self._shape, self._pair, root=root))
+        path.write_text(configuration(self._base, self.port, self.shape, self._pair, root=root))
         # The workers must not outlive us either: the master ends them when it is asked to, but
         # not when it is killed.
         wrapper = ["setpriv", "--pdeathsig", "TERM", "--"]

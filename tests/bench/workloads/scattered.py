@@ -91,6 +91,8 @@ def _measured(
             seconds = time.perf_counter() - begin
         sample = meter.sample(count * _SIZE)
     sample.values["operations"] = count / seconds
+    if least := bench.server.shape.waiting(_SIZE):
+        sample.values["limit"] = count / seconds * least / _JOBS
     sample.values["megabytes"] = count * _SIZE / seconds / 1e6
     sample.values["times"] = sample.values["fetched"] * 1e6 / max(count * _SIZE, 1)
     return sample
@@ -106,6 +108,7 @@ def _threads(bench: Bench, contestant: Contestant, _: bool) -> Sample:
 
 _COLUMNS = (
     Column("operations", "reads/s", ".0f"),
+    Column("limit", "of the limit", ".0%"),
     Column("megabytes", "MB/s", ".1f"),
     Column("times", "fetched/asked", ".2f"),
     *COLUMNS[1:],

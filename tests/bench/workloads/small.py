@@ -36,6 +36,9 @@ def _read_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
         if done != len(paths) and not deadline.over:
             raise WrongContentError(f"{done} of {len(keys)} files have their size")
         sample = _sample(meter, done, len(paths))
+        if delay := bench.server.shape.delay:
+            least = sample.values["asked_each"] * delay / _PROCESSES
+            sample.values["limit"] = sample.values["files"] * least
         if check and not sample.note:
             _compare(originals, paths)
         return sample
@@ -169,6 +172,7 @@ def _wait_for_byte(file: Path, deadline: Deadline) -> None:
 _COLUMNS = (
     Column("files", "files/s", ".0f"),
     Column("asked_each", "requests a file", ".2f"),
+    Column("limit", "of the limit", ".0%"),
     *COLUMNS,
 )
 _WHAT = f"{_FILES} files of 64 KiB with {_PROCESSES} processes"
