@@ -54,9 +54,11 @@ def _left(scratch: Path) -> list[str]:
 
 
 _CORE = ("seq_read_1g", "seq_write_1g", "mount_to_ls")
-_KINDS = ("seq_read_direct", "rand_read_4k_4", "rand_read_threads", "seq_read_5m", "mixed_2r2w")
-_KINDS += ("small_read", "small_write", "create_1b", "ls_l_nested_1k", "ls_f_flat_100k_warm")
-_KINDS += ("list_1m_flat", "stat_storm", "first_byte", "backward", "parquet", "mount_to_read")
+_KINDS = (
+    *("seq_read_direct", "rand_read_4k_4", "rand_read_threads", "seq_read_5m", "mixed_2r2w"),
+    *("small_read", "small_write", "create_1b", "ls_l_nested_1k", "ls_f_flat_100k_warm"),
+    *("list_1m_flat", "stat_storm", "first_byte", "backward", "parquet", "mount_to_read"),
+)
 
 
 @pytest.mark.mount
