@@ -1,6 +1,7 @@
 """The bucket in memory, with a hand on every request: held, let go, failed at will."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.store.types import (
     Body,
+    Description,
     ListPage,
     MultipartUpload,
     ObjectInfo,
@@ -29,6 +31,7 @@ def unreachable() -> StoreError:
 
 
 _T = TypeVar("_T")
+_ANY = "any"  # in place of an operation
 
 
 class Arrival:
@@ -105,6 +108,7 @@ class GatedStore(MemoryStore):
         self._gates: dict[str, tuple[asyncio.Event, int]] = {}
         self._calls: Counter[str] = Counter()
         self._failures: dict[tuple[str, int], tuple[StoreError, bool]] = {}
+        self._last = math.inf
 
     # -- the hand ---------------------------------------------------------------------------------
 
@@ -115,6 +119,10 @@ class GatedStore(MemoryStore):
     def let_go(self, operation: str) -> None:
         """Let them through, those that wait too."""
         self._gates.pop(operation)[0].set()
+
+    def let_new_ones_pass(self, operation: str) -> None:
+        """Let those through that come from now on, and for ever none that waits."""
+        self._gates.pop(operation)
 
     def fail(
         self,
@@ -142,6 +150,16 @@ class GatedStore(MemoryStore):
         for nth in range(1, 100):
             self.fail(operation, error, nth=nth)
 
+    def fail_request(
+        self, nth: int, error: StoreError | None = None, *, afterwards: bool = False
+    ) -> None:
+        """Have the `nth` request from now on fail, of whatever kind it is."""
+        self.fail(_ANY, error, nth=nth, afterwards=afterwards)
+
+    def stop_after(self, count: int) -> None:
+        """Answer so many requests more, and then none ever again, as if the worker had died."""
+        self._last = self._calls[_ANY] + count
+
     def asked(self, operation: str) -> int:
         """Return how many requests of this kind have been sent, whatever became of them."""
         return self._calls[operation]
@@ -149,12 +167,19 @@ class GatedStore(MemoryStore):
     def mend(self) -> None:
         """Have nothing fail any more."""
         self._failures.clear()
+        self._last = math.inf
 
     async def _enter(self, operation: str) -> StoreError | None:
         """Wait at the gate, then fail if this is to; return the error that is to come later."""
         self._calls[operation] += 1
+        self._calls[_ANY] += 1
         number = self._calls[operation]
-        error, afterwards = self._failures.pop((operation, number), (None, False))
+        if self._calls[_ANY] > self._last:
+            await asyncio.Event().wait()
+        nothing = None, False
+        error, afterwards = self._failures.pop((operation, number), nothing)
+        if error is None:
+            error, afterwards = self._failures.pop((_ANY, self._calls[_ANY]), nothing)
         self._passing[operation] += 1
         self.most_under_way |= self._passing
         try:
@@ -208,19 +233,30 @@ class GatedStore(MemoryStore):
         finally:
             self.arrivals.remove(arrival)
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         before = b"".join(body.pieces)
         late = await self._enter("put")
         assert before == b"".join(body.pieces)
-        return _unless(late, await super().put(key, body, content_type=content_type))
+        info = await super().put(key, body, content_type=content_type, replaces=replaces, like=like)
+        return _unless(late, info)
 
     async def delete(self, key: str) -> None:
         await self._enter("delete")
         await super().delete(key)
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         await self._enter("create_multipart")
-        return await super().create_multipart(key, content_type=content_type)
+        return await super().create_multipart(key, content_type=content_type, like=like)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         # What is sent is read when the request begins; it must be the same when it ends.
@@ -235,15 +271,47 @@ class GatedStore(MemoryStore):
         await self._enter("copy_part")
         return await super().copy_part(upload, number, source, start, end)
 
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        late = await self._enter("copy")
+        return _unless(late, await super().copy(source, key, content_type=content_type))
+
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
         late = await self._enter("complete_multipart")
-        return _unless(late, await super().complete_multipart(upload, parts))
+        return _unless(late, await super().complete_multipart(upload, parts, replaces=replaces))
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         await self._enter("abort_multipart")
         await super().abort_multipart(upload)
+
+    async def describe(self, key: str) -> Description:
+        await self._enter("describe")
+        return await super().describe(key)
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        late = await self._enter("duplicate")
+        return _unless(late, await super().duplicate(source, key, exclusive=exclusive))
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        late = await self._enter("rename_object")
+        return _unless(late, await super().rename_object(source, key, exclusive=exclusive))
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        late = await self._enter("delete_version")
+        return _unless(late, await super().delete_version(info))
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        late = await self._enter("delete_many")
+        return _unless(late, await super().delete_many(objects))
 
 
 def _unless(error: StoreError | None, found: _T) -> _T:

@@ -30,7 +30,9 @@ _REPLY_SIZE = {
     **dict.fromkeys((Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.ACCESS), 0),
     **dict.fromkeys((Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.DESTROY), 0),
     Opcode.CREATE: 144,
-    Opcode.WRITE: 8,
+    **dict.fromkeys((Opcode.WRITE, Opcode.LSEEK), 8),
+    **dict.fromkeys((Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64), 8),
+    Opcode.FALLOCATE: 0,
     Opcode.STATFS: 80,
     Opcode.INIT: 64,
 }

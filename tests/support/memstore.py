@@ -14,14 +14,16 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.sax.saxutils import escape
 
+from fuse_s3_worker.errors import StoreError
 from fuse_s3_worker.http.connection import Reply, ReplyHead
 from fuse_s3_worker.store.failures import ReplyError, classify
 from fuse_s3_worker.store.ranges import RangeReceiver
 from fuse_s3_worker.store.types import (
     Body,
+    Description,
     ListPage,
     MultipartUpload,
     ObjectInfo,
@@ -38,6 +40,8 @@ _PART_MIN = 5 * 1024 * 1024
 _COPY_SOURCE_MIN = 5 * 1024 * 1024  # a range can be copied only out of something larger
 _KEY_MAX = 1024
 _PAGE_MAX = 1000
+_COPY_MAX = 5 * 1024 * 1024 * 1024
+_DELETES_MAX = 1000
 
 _ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _SECOND = 1_000_000_000
@@ -57,6 +61,7 @@ _STATUS = {
     "MalformedXML": 400,
     "NoSuchKey": 404,
     "NoSuchUpload": 404,
+    "NotImplemented": 501,
     "PreconditionFailed": 412,
 }
 
@@ -68,6 +73,7 @@ class StoredObject:
     data: bytes
     info: ObjectInfo
     content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -76,6 +82,7 @@ class _Upload:
 
     key: str
     content_type: str
+    headers: Mapping[str, str]
     parts: dict[int, tuple[bytes, str]] = field(default_factory=dict)
 
 
@@ -86,6 +93,12 @@ class MemoryStore:
         requests: (operation, key or prefix) of every request, in order; the S3 API's names.
         uploads: multipart uploads under way, by id: what is left here is left in the bucket.
         piece: bytes of a GET that arrive at once.
+        sent: bytes of bodies that came.
+        fetched: bytes that went.
+        strict: whether conditions are heeded, which not every store does.
+        renames: whether there is RenameObject, which only directory buckets have.
+        copy_max: bytes that are copied in one request.
+        copying: whether the store copies objects and parts, which not every one does.
     """
 
     def __init__(
@@ -99,6 +112,12 @@ class MemoryStore:
         self.requests: list[tuple[str, str]] = []
         self.uploads: dict[str, _Upload] = {}
         self.piece = piece
+        self.sent = 0
+        self.fetched = 0
+        self.copying = True
+        self.strict = True
+        self.renames = False
+        self.copy_max = _COPY_MAX
         self._clock = clock
         self._part_min = part_min
         self._objects: dict[str, StoredObject] = {}
@@ -109,10 +128,19 @@ class MemoryStore:
     # -- the other client -----------------------------------------------------------------------
 
     def write(
-        self, key: str, data: bytes, *, content_type: str = "", storage_class: str = ""
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "",
+        storage_class: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Put an object, at once."""
-        return self._store(key, data, _etag(data), content_type, storage_class)
+        info = self._store(key, data, _etag(data), content_type, headers)
+        info = info._replace(storage_class=storage_class)
+        self._objects[key] = replace(self._objects[key], info=info)
+        return info
 
     def remove(self, key: str) -> None:
         """Delete an object, at once."""
@@ -216,6 +244,7 @@ class MemoryStore:
         while at < stop:
             taken = self._fill(receiver.buffer(), found.data[at : min(at + self.piece, stop)])
             receiver.advance(taken)
+            self.fetched += taken
             at += taken
             await asyncio.sleep(0)
 
@@ -237,23 +266,34 @@ class MemoryStore:
 
     # -- ObjectStore: writing -------------------------------------------------------------------
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         """API: PutObject."""
         data = await self._take(body, "PutObject", key)
         self._check_key(key, "PutObject")
-        return self._store(key, data, _etag(data), content_type)
+        self._check_replaced(key, replaces, "PutObject")
+        return self._store(key, data, _etag(data), content_type, like)
 
     async def delete(self, key: str) -> None:
         """API: DeleteObject."""
         await self._request("DeleteObject", key)
         self._objects.pop(key, None)
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         await self._request("CreateMultipartUpload", key)
         self._check_key(key, "CreateMultipartUpload")
         upload_id = next(self._upload_ids)
-        self.uploads[upload_id] = _Upload(key, content_type)
+        self.uploads[upload_id] = _Upload(key, content_type, like or {})
         return MultipartUpload(key, upload_id)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
@@ -267,6 +307,8 @@ class MemoryStore:
         """API: UploadPartCopy."""
         operation = "UploadPartCopy"
         await self._request(operation, upload.key)
+        if not self.copying:
+            raise _refusal("NotImplemented", operation, upload.key)
         found = self._readable(source.key, source.etag, operation)
         if not 0 <= start < end <= found.info.size:
             raise _refusal("InvalidRange", operation, upload.key)
@@ -274,8 +316,25 @@ class MemoryStore:
             raise _refusal("InvalidRequest", operation, upload.key)
         return self._add_part(upload, number, found.data[start:end], operation)
 
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        """API: CopyObject."""
+        await self._request("CopyObject", key)
+        if not self.copying:
+            raise _refusal("NotImplemented", "CopyObject", key)
+        self._check_key(key, "CopyObject")
+        found = self._readable(source.key, source.etag, "CopyObject")
+        return self._store(key, found.data, _etag(found.data), content_type)
+
+    def copies_from(self, key: str) -> bool:
+        """Tell whether copies are made, and not refused."""
+        return self.copying and "%" not in key
+
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
         """API: CompleteMultipartUpload."""
         operation = "CompleteMultipartUpload"
@@ -289,15 +348,90 @@ class MemoryStore:
         pieces = [self._part(under_way, part) for part in parts]
         if any(len(data) < self._part_min for data in pieces[:-1]):
             raise _refusal("EntityTooSmall", operation, upload.key)
+        self._check_replaced(upload.key, replaces, operation)
         sums = b"".join(hashlib.md5(data, usedforsecurity=False).digest() for data in pieces)
         etag = f'"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(pieces)}"'
         del self.uploads[upload.upload_id]
-        return self._store(upload.key, b"".join(pieces), etag, under_way.content_type)
+        content_type, headers = under_way.content_type, under_way.headers
+        return self._store(upload.key, b"".join(pieces), etag, content_type, headers)
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
         await self._request("AbortMultipartUpload", upload.key)
         self.uploads.pop(upload.upload_id, None)
+
+    # -- ObjectStore: moving --------------------------------------------------------------------
+
+    @property
+    def heeds_conditions(self) -> bool:
+        """Tell whether conditions are heeded."""
+        return self.strict
+
+    async def describe(self, key: str) -> Description:
+        """API: HeadObject."""
+        await self._request("HeadObject", key)
+        found = self._objects.get(key)
+        if found is None:
+            raise _refusal("NoSuchKey", "HeadObject", key, document=False)
+        headers = dict(found.headers)
+        if found.content_type:
+            headers["content-type"] = found.content_type
+        if found.info.storage_class:
+            headers["x-amz-storage-class"] = found.info.storage_class
+        return Description(found.info, headers)
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: CopyObject."""
+        await self._request("CopyObject", key)
+        if not self.copying:
+            raise _refusal("NotImplemented", "CopyObject", key)
+        self._check_key(key, "CopyObject")
+        if source.key == key or source.size > self.copy_max:
+            raise _refusal("InvalidRequest", "CopyObject", key)
+        found = self._readable(source.key, source.etag if self.strict else "", "CopyObject")
+        if exclusive and self.strict and key in self._objects:
+            raise _refusal("PreconditionFailed", "CopyObject", key)
+        self._store(key, found.data, _etag(found.data), found.content_type, found.headers)
+        made = self._objects[key].info._replace(storage_class=found.info.storage_class)
+        self._objects[key] = replace(self._objects[key], info=made)
+        return made
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: RenameObject."""
+        await self._request("RenameObject", key)
+        found = self._readable(source.key, source.etag, "RenameObject")
+        if exclusive and key in self._objects:
+            raise _refusal("PreconditionFailed", "RenameObject", key)
+        info = found.info._replace(key=key)
+        del self._objects[source.key]
+        self._objects[key] = replace(found, info=info)
+        return info
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        """API: DeleteObject with If-Match."""
+        await self._request("DeleteObject", info.key)
+        found = self._objects.get(info.key)
+        if self.strict and found is not None and found.info.etag != info.etag:
+            return False
+        self._objects.pop(info.key, None)
+        return True
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        """API: DeleteObjects."""
+        refused: dict[str, StoreError] = {}
+        for at in range(0, len(objects), _DELETES_MAX):
+            await self._request("DeleteObjects", objects[at].key)
+            for info in objects[at : at + _DELETES_MAX]:
+                found = self._objects.get(info.key)
+                if self.strict and found is not None and found.info.etag != info.etag:
+                    refused[info.key] = _refusal("PreconditionFailed", "DeleteObjects", info.key)
+                else:
+                    self._objects.pop(info.key, None)
+        return refused
 
     # -- details --------------------------------------------------------------------------------
 
@@ -316,14 +450,27 @@ class MemoryStore:
             raise _refusal("IncompleteBody", operation, key)
         if received != signed:
             raise _refusal("BadDigest", operation, key)
+        self.sent += len(received)
         return received
 
     def _store(
-        self, key: str, data: bytes, etag: str, content_type: str, storage_class: str = ""
+        self,
+        key: str,
+        data: bytes,
+        etag: str,
+        content_type: str,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
+        kept = dict(headers or {})
+        storage_class = kept.pop("x-amz-storage-class", "")
         info = ObjectInfo(key, len(data), int(self._clock()) * _SECOND, etag, storage_class)
-        self._objects[key] = StoredObject(data, info, content_type)
+        self._objects[key] = StoredObject(data, info, kept.pop("content-type", content_type), kept)
         return info
+
+    def _check_replaced(self, key: str, replaces: ObjectInfo | None, operation: str) -> None:
+        found = self._objects.get(key)
+        if replaces and (found is None or found.info.etag != replaces.etag):
+            raise _refusal("PreconditionFailed", operation, key)
 
     def _check_key(self, key: str, operation: str) -> None:
         if not 0 < len(key.encode()) <= _KEY_MAX:

@@ -25,7 +25,7 @@ PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "openssl")
 
 _KEYS = Keys("testkey", "testsecret")
 _OTHER = Keys("otherkey", "othersecret")
-_QUIRKS = frozenset({"no-region"})
+_QUIRKS = frozenset({"no-region", "no-tags-on-parts"})
 
 _ATTEMPTS = 3  # another program may have taken a port
 _OSD_PORTS = 30  # it takes the first four that are free, from the first on

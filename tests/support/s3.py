@@ -40,6 +40,7 @@ class Store:
         no-keep-alive   each reply ends the connection
         no-request-id   replies have no x-amz-request-id
         no-region       x-amz-bucket-region is never sent
+        no-tags-on-parts  x-amz-tagging of a multipart upload is ignored
         no-newline      a key with a newline is refused
         slow-ranges     a range costs as much as the object
     """

@@ -10,6 +10,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.units import MIB
@@ -18,12 +19,17 @@ from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.core import Found, Kernel
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.partsize import PART_MIN
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.stagedir import StageDirectory
+from fuse_s3_worker.transfer.staging import Staging
+from fuse_s3_worker.transfer.uploads import Uploads
+from fuse_s3_worker.transfer.writer import Writers
 from support.answers import Answers
 from support.gatedstore import GatedStore
+from support.staging import PLACE, AtOnce
 from support.virtualtime import settle
 
 __all__ = ["LIFETIME", "OWNERSHIP", "Notices", "Tree", "tree"]
@@ -62,18 +68,30 @@ class Tree:
         first_part: int = 8 * MIB,
         part_min: int = PART_MIN,
         prefix: str = "",
+        cache: Path | None = None,
+        write_back: float = 0.0,
+        moving: Moving | None = None,
+        store: GatedStore | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self.store = GatedStore(objects, clock=clock, part_min=part_min)
+        self.store = store or GatedStore(objects, clock=clock, part_min=part_min)
         self.pool = Pool(budget)
+        self.cache = cache
         self.metadata = Metadata(lifetime, clock)
+        uploads = Uploads(self.store, self.pool, first_part)
+        directory = None
+        if cache is not None:
+            directory = StageDirectory.open(str(cache), PLACE, {})
+        limits = uploads.limits = uploads.limits._replace(part_min=part_min)
+        staging = Staging(self.store, self.pool, limits, uploads.size_limit, directory, AtOnce())
         self.fs = FileSystem(
             self.store,
             self.metadata,
             OWNERSHIP,
             Readers(self.store, self.pool, 8),
-            Uploads(self.store, self.pool, first_part),
+            Writers(uploads, staging, write_back),
             prefix,
+            moving or Moving(connections=8),
         )
         self.notices = Notices()
         self.fs.attach(_as_kernel(self.notices))
@@ -81,6 +99,7 @@ class Tree:
         self.references: Counter[int] = Counter()
         self.handles: dict[int, int] = {}
         self._uniques = 0
+        self.reading: set[asyncio.Task[None]] = set()
 
     # -- names ------------------------------------------------------------------------------------
 
@@ -131,6 +150,19 @@ class Tree:
         """Remove a file."""
         await self.fs.names.unlink(*await self._place(path))
 
+    async def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """Give something another name, trying again after ESTALE as rename(2) does."""
+        try:
+            await self._rename(old, new, flags)
+        except ServeError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await self._rename(old, new, flags)
+
+    async def _rename(self, old: str, new: str, flags: int) -> None:
+        places = await self._place(old), await self._place(new)
+        await self.fs.renames.rename(*places, flags)
+
     async def rmdir(self, path: str) -> None:
         """Remove a directory."""
         await self.fs.names.rmdir(*await self._place(path))
@@ -179,7 +211,11 @@ class Tree:
     def start_read(self, handle: int, offset: int, size: int) -> int:
         """Send a READ; return its unique number."""
         self._uniques += 1
-        self.fs.files.read(handle, self._uniques, offset, size, self.answers)
+        work = self.fs.files.read(handle, self._uniques, offset, size, self.answers)
+        if work is not None:
+            task = asyncio.create_task(work)
+            self.reading.add(task)
+            task.add_done_callback(self.reading.discard)
         return self._uniques
 
     async def read(self, handle: int, offset: int = 0, size: int = MIB) -> bytes:
@@ -264,10 +300,15 @@ class Tree:
 
 @contextlib.asynccontextmanager
 async def tree(
-    objects: Mapping[str, bytes] | None = None, *, lifetime: float = LIFETIME, prefix: str = ""
+    objects: Mapping[str, bytes] | None = None,
+    *,
+    lifetime: float = LIFETIME,
+    prefix: str = "",
+    cache: Path | None = None,
+    write_back: float = 0.0,
 ) -> AsyncIterator[Tree]:
     """Set up a mount; in the end nothing may be left of it."""
-    made = Tree(objects, lifetime=lifetime, prefix=prefix)
+    made = Tree(objects, lifetime=lifetime, prefix=prefix, cache=cache, write_back=write_back)
     yield made
     await made.finish()
 

@@ -89,6 +89,14 @@ LAYOUTS = {
     "FORGET_ONE": Layout(abi.FORGET_ONE, "fuse_forget_one", "nodeid nlookup"),
     "INTERRUPT_IN": Layout(abi.INTERRUPT_IN, "fuse_interrupt_in", "unique"),
     "RENAME_IN": Layout(abi.RENAME_IN, "fuse_rename_in", "newdir"),
+    "FALLOCATE_IN": Layout(abi.FALLOCATE_IN, "fuse_fallocate_in", "fh offset length mode padding"),
+    "LSEEK_IN": Layout(abi.LSEEK_IN, "fuse_lseek_in", "fh offset whence padding"),
+    "LSEEK_OUT": Layout(abi.LSEEK_OUT, "fuse_lseek_out", "offset"),
+    "COPY_FILE_RANGE_IN": Layout(
+        abi.COPY_FILE_RANGE_IN,
+        "fuse_copy_file_range_in",
+        "fh_in off_in nodeid_out fh_out off_out len flags",
+    ),
     "RENAME2_IN": Layout(abi.RENAME2_IN, "fuse_rename2_in", "newdir flags padding"),
     "NOTIFY_INVAL_INODE": Layout(
         abi.NOTIFY_INVAL_INODE, "fuse_notify_inval_inode_out", "ino off len"
@@ -100,6 +108,9 @@ LAYOUTS = {
 
 # INIT_IN is the short form of INIT_IN_EXT: a test of its own.
 SHORT_FORMS = {"INIT_IN"}
+
+# Structures that came later than the headers that can be had.
+LATER = {"COPY_FILE_RANGE_OUT"}  # 7.45, fuse_copy_file_range_out: bytes_copied
 
 # The minor version that an opcode or a notification came with, where it matters.
 SINCE = {
@@ -116,6 +127,7 @@ CONSTANTS: dict[str, int] = {
     "FUSE_ROOT_ID": abi.ROOT_ID,
     "FUSE_MIN_READ_BUFFER": abi.MIN_READ_BUFFER,
     "FUSE_GETATTR_FH": abi.GETATTR_FH,
+    "FUSE_WRITE_CACHE": abi.WRITE_CACHE,
     "FUSE_FSYNC_FDATASYNC": abi.FSYNC_FDATASYNC,
     "FUSE_RELEASE_FLUSH": abi.RELEASE_FLUSH,
     "FUSE_UNIQUE_RESEND": abi.UNIQUE_RESEND,
@@ -198,7 +210,7 @@ def places(layout: Struct) -> list[tuple[int, int]]:
 
 def test_every_layout_is_compared() -> None:
     known = {name for name, value in vars(abi).items() if isinstance(value, Struct)}
-    assert LAYOUTS.keys() | SHORT_FORMS == known
+    assert LAYOUTS.keys() | SHORT_FORMS | LATER == known
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -209,6 +221,10 @@ def test_every_value_has_a_name(name: str) -> None:
 def test_the_short_form_of_init_is_its_beginning() -> None:
     assert places(abi.INIT_IN) == places(abi.INIT_IN_EXT)[:4]
     assert abi.INIT_IN.size == 16
+
+
+def test_what_came_later() -> None:
+    assert places(abi.COPY_FILE_RANGE_OUT) == [(0, 8)]
 
 
 def test_everything_is_little_endian_and_without_hidden_padding() -> None:

@@ -408,8 +408,9 @@ REFUSALS: dict[str, tuple[Opcode, bytes, int, int]] = {
     "what exists": (Opcode.MKDIR, bytes(8) + b"d\0", 1, errno.EEXIST),
     "a name that is not there": (Opcode.UNLINK, b"none\0", 1, errno.ENOENT),
     "a directory with something in it": (Opcode.RMDIR, b"d\0", 1, errno.ENOTEMPTY),
-    "a rename": (Opcode.RENAME, pack("<Q", 1) + b"d\0e\0", 1, errno.EXDEV),
-    "an exchange": (Opcode.RENAME2, pack("<QII", 1, 2, 0) + b"d\0e\0", 1, errno.EXDEV),
+    "a rename of nothing": (Opcode.RENAME, pack("<Q", 1) + b"none\0e\0", 1, errno.ENOENT),
+    "a rename to nowhere": (Opcode.RENAME, pack("<Q", 99) + b"d\0e\0", 1, errno.ESTALE),
+    "an exchange": (Opcode.RENAME2, pack("<QII", 1, 2, 0) + b"d\0e\0", 1, errno.EINVAL),
 }
 
 

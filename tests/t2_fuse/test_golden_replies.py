@@ -164,6 +164,21 @@ STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
         *(Opcode.WRITE, 4, pack("<QQIIQII", 2, 0, 5, 0, 0, 0, 0) + b"bytes"),
         b"\x05\x00\x00\x00" + b"\x00\x00\x00\x00",  # size, padding
     ),
+    (Opcode.LSEEK, 4, pack("<QQII", 2, 3, 4, 0), b"\x05\x00\x00\x00\x00\x00\x00\x00"),
+    (Opcode.LSEEK, 4, pack("<QQII", 2, 5, 3, 0), errno.ENXIO),
+    (Opcode.FALLOCATE, 4, pack("<QQQII", 2, 5, 3, 0, 0), b""),
+    (Opcode.FALLOCATE, 4, pack("<QQQII", 2, 0, 1, 8, 0), errno.EOPNOTSUPP),
+    (Opcode.OPEN, 3, pack("<II", os.O_RDONLY, 0), opened(3, 0x22)),  # and FOPEN_KEEP_CACHE
+    (
+        *(Opcode.COPY_FILE_RANGE, 3, pack("<7Q", 3, 6, 4, 2, 6, 4096, 0)),
+        b"\x05\x00\x00\x00" + b"\x00\x00\x00\x00",  # size, padding
+    ),
+    (
+        *(Opcode.COPY_FILE_RANGE_64, 3, pack("<7Q", 3, 0, 4, 2, 5, 1, 0)),
+        b"\x01\x00\x00\x00\x00\x00\x00\x00",  # bytes_copied
+    ),
+    (Opcode.COPY_FILE_RANGE, 3, pack("<7Q", 2, 0, 4, 2, 5, 1, 0), errno.EBADF),
+    (Opcode.RELEASE, 3, fh(3), b""),
     (Opcode.FSYNC, 4, pack("<QII", 2, 0, 0), b""),
     (Opcode.FLUSH, 4, fh(2), b""),
     (Opcode.RELEASE, 4, fh(2), b""),
@@ -171,8 +186,10 @@ STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
     (Opcode.SETATTR, 3, CHMOD, attr_out(CHMODDED)),
     (Opcode.MKNOD, 1, MKNOD, entry(5, NODE)),
     (Opcode.MKDIR, 1, bytes(8) + b"dir\0", entry(6, MADE)),
-    (Opcode.RENAME, 1, pack("<Q", 1) + b"node\0new\0", errno.EXDEV),
-    (Opcode.RENAME2, 1, pack("<QII", 1, 2, 0) + b"node\0new\0", errno.EXDEV),
+    (Opcode.RENAME, 1, pack("<Q", 6) + b"node\0moved\0", b""),
+    (Opcode.RENAME2, 6, pack("<QII", 1, 1, 0) + b"moved\0new\0", errno.EEXIST),  # NOREPLACE
+    (Opcode.RENAME2, 6, pack("<QII", 1, 2, 0) + b"moved\0new\0", errno.EINVAL),  # EXCHANGE
+    (Opcode.RENAME2, 6, pack("<QII", 1, 1, 0) + b"moved\0node\0", b""),
     (Opcode.UNLINK, 1, b"node\0", b""),
     (Opcode.RMDIR, 1, b"dir\0", b""),
     (Opcode.DESTROY, 0, b"", b""),
@@ -240,7 +257,7 @@ async def test_a_whole_conversation() -> None:
         assert written == [message(reply)], f"step {number}, {opcode.name}"
     for opcode, nodeid, body in SILENT:
         assert await worker.ask(opcode, nodeid, body) == [], opcode.name
-    assert worker.bucket.read("new") == b"bytes"
+    assert worker.bucket.read("new") == b"byteshworld"
     await worker.fs.close()
 
 

@@ -333,6 +333,57 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         b"new\x00",  # newname
         requests.Rename(0xA1A2A3A4A5A6A7A8, 2, b"old", b"new"),
     ),
+    (Opcode.FALLOCATE, ""): (
+        b"\x48\x00\x00\x00"  # len: 72
+        b"\x2b\x00\x00\x00" + COMMON +  # opcode
+        b"\xa8\xa7\xa6\xa5\xa4\xa3\xa2\xa1"  # fh
+        b"\x18\x17\x16\x15\x14\x13\x12\x11"  # offset
+        b"\x28\x27\x26\x25\x24\x23\x22\x21"  # length
+        b"\x03\x00\x00\x00"  # mode: FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+        b"\xb4\xb3\xb2\xb1",  # padding
+        requests.Fallocate(0xA1A2A3A4A5A6A7A8, 0x1112131415161718, 0x2122232425262728, 3),
+    ),
+    (Opcode.LSEEK, ""): (
+        b"\x40\x00\x00\x00"  # len: 64
+        b"\x2e\x00\x00\x00" + COMMON +  # opcode
+        b"\xa8\xa7\xa6\xa5\xa4\xa3\xa2\xa1"  # fh
+        b"\x18\x17\x16\x15\x14\x13\x12\x11"  # offset
+        b"\x04\x00\x00\x00"  # whence: SEEK_HOLE
+        b"\xb4\xb3\xb2\xb1",  # padding
+        requests.Lseek(0xA1A2A3A4A5A6A7A8, 0x1112131415161718, 4),
+    ),
+    (Opcode.COPY_FILE_RANGE, ""): (
+        b"\x60\x00\x00\x00"  # len: 96
+        b"\x2f\x00\x00\x00" + COMMON +  # opcode
+        b"\x18\x17\x16\x15\x14\x13\x12\x11"  # fh_in
+        b"\x28\x27\x26\x25\x24\x23\x22\x21"  # off_in
+        b"\x38\x37\x36\x35\x34\x33\x32\x31"  # nodeid_out
+        b"\x48\x47\x46\x45\x44\x43\x42\x41"  # fh_out
+        b"\x58\x57\x56\x55\x54\x53\x52\x51"  # off_out
+        b"\x68\x67\x66\x65\x64\x63\x62\x61"  # len
+        b"\x78\x77\x76\x75\x74\x73\x72\x71",  # flags
+        requests.CopyFileRange(
+            *(0x1112131415161718, 0x2122232425262728, 0x3132333435363738),
+            *(0x4142434445464748, 0x5152535455565758, 0x6162636465666768),
+            flags=0x7172737475767778,
+        ),
+    ),
+    (Opcode.COPY_FILE_RANGE_64, ""): (
+        b"\x60\x00\x00\x00"  # len: 96
+        b"\x35\x00\x00\x00" + COMMON +  # opcode
+        b"\x18\x17\x16\x15\x14\x13\x12\x11"  # fh_in
+        b"\x28\x27\x26\x25\x24\x23\x22\x21"  # off_in
+        b"\x38\x37\x36\x35\x34\x33\x32\x31"  # nodeid_out
+        b"\x48\x47\x46\x45\x44\x43\x42\x41"  # fh_out
+        b"\x58\x57\x56\x55\x54\x53\x52\x51"  # off_out
+        b"\x68\x67\x66\x65\x64\x63\x62\x61"  # len
+        b"\x78\x77\x76\x75\x74\x73\x72\x71",  # flags
+        requests.CopyFileRange(
+            *(0x1112131415161718, 0x2122232425262728, 0x3132333435363738),
+            *(0x4142434445464748, 0x5152535455565758, 0x6162636465666768),
+            flags=0x7172737475767778,
+        ),
+    ),
 }  # fmt: skip
 
 CASES = pytest.mark.parametrize(
@@ -478,6 +529,12 @@ def test_random_headers(request: bytes) -> None:
     except MalformedRequestError:
         return
     assert header.len == len(request)
+
+
+@pytest.mark.parametrize(("flags", "mapped"), [(0, False), (1, True), (2, False), (7, True)])
+def test_pages_of_memory_maps_are_told_from_writes(flags: int, *, mapped: bool) -> None:
+    """FUSE_WRITE_CACHE: where they belong has nothing to do with the handle."""
+    assert requests.Write(1, 0, flags, memoryview(b"")).mapped == mapped
 
 
 def test_data_is_not_copied() -> None:

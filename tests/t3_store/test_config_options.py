@@ -46,7 +46,10 @@ DEFAULTS: dict[str, object] = {
     "part_size": 8 * MIB,
     "max_connections": 32,
     "memory_target": 256 * MIB,
+    "cache": "",
+    "write_back": 0.0,
     "metadata_ttl": 1.0,
+    "rename_dir_limit": 100_000,
     "upload_checksum": "auto",
     "sandbox": "best-effort",
     "log_level": "info",
@@ -114,6 +117,13 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     "max_connections": ({"=2": 2, "=512": 512}, ["", "=1", "=513", "=-5", "=many", "=4.5"]),
     "memory_target": ({"=32M": 32 * MIB, "=1024G": 1024 * GIB, "=1T": 1024 * GIB},
                       ["=31M", "=1025G", "=33554431", "=half"]),
+    "cache": (
+        {"=/": "/", "=/var/cache/fuse s3": "/var/cache/fuse s3", "": "", "=": ""},
+        ["=var/cache", "=~/cache", "=/" + "x" * 4096],
+    ),
+    "write_back": ({"=0": 0.0, "=0.5": 0.5, "=86400": 86400.0},
+                   ["", "=-1", "=86401", "=indefinite", "=soon", "=5"]),
+    "rename_dir_limit": ({"=0": 0, "=5": 5}, ["", "=-1", "=many", "=1.5"]),
     "metadata_ttl": (
         {"=0": 0.0, "=0.5": 0.5, "=900": 900.0, "=indefinite": math.inf,
          "=3155760000": 3155760000.0},
@@ -125,12 +135,16 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
 }  # fmt: skip
 
 
+# What some need beside them.
+BESIDE = {"part_size": ",memory_target=1024G", "write_back": ",cache=/var/cache/x"}
+
+
 @pytest.mark.parametrize(
     ("name", "word", "value"),
     [(name, word, value) for name, (right, _) in EDGES.items() for word, value in right.items()],
 )
 def test_what_is_right(name: str, word: str, value: object) -> None:
-    beside = ",memory_target=1024G" if name == "part_size" else ""
+    beside = BESIDE.get(name, "")
     found = setting(name, f"{name}{word}{beside}")
     assert found == value
     assert type(found) is type(value)
@@ -144,7 +158,8 @@ def test_what_is_wrong_is_refused_with_what_would_be_right(name: str, word: str)
         configure("bucket", f"{name}{word}")
     text = str(caught.value)
     assert name in text or name == "prefix"
-    assert name in {"prefix", "sse_kms_key_id", "metadata_ttl"} or option_of(name).values in text
+    two = {"prefix", "sse_kms_key_id", "metadata_ttl", "write_back"}  # options in one sentence
+    assert name in two or option_of(name).values in text
     assert "\n" not in text.replace("\r\n", "")
     assert "pydantic" not in text
 
@@ -162,6 +177,9 @@ def test_options_that_depend_on_one_another() -> None:
     ):
         configure("bucket", "memory_target=32M,part_size=9M")
     assert setting("part_size", "memory_target=32M,part_size=8M") == 8 * MIB
+    with pytest.raises(ConfigurationError, match="write_back: needs cache=DIRECTORY"):
+        configure("bucket", "write_back=5")
+    assert setting("write_back", "write_back=5,cache=/var/cache/x") == 5.0
 
 
 def test_settings_do_not_change() -> None:
@@ -234,8 +252,7 @@ def test_hyphens_are_as_good_as_underscores(name: str) -> None:
         return  # in the table above
     right, _ = EDGES[name]
     word, value = next(iter(right.items()), ("=k,sse=aws:kms", "k"))
-    beside = ",memory_target=1G" if name == "part_size" else ""
-    assert setting(name, f"{hyphened}{word}{beside}") == value
+    assert setting(name, f"{hyphened}{word}{BESIDE.get(name, '')}") == value
 
 
 def test_no_name_has_two_meanings() -> None:

@@ -151,8 +151,8 @@ FSTAB = {
     "Mountpoint with a cache": (
         "cache=/var/cache/mp,max-cache-size=4096,metadata-ttl=indefinite,negative-metadata-ttl=60,"
         "maximum-throughput-gbps=10,incremental-upload,log-directory=/var/log/mp,debug",
-        {"metadata_ttl": float("inf"), "log_level": "debug"},
-        {"cache", "max-cache-size", "negative-metadata-ttl", "maximum-throughput-gbps",
+        {"metadata_ttl": float("inf"), "log_level": "debug", "cache": "/var/cache/mp"},
+        {"max-cache-size", "negative-metadata-ttl", "maximum-throughput-gbps",
          "incremental-upload", "log-directory"},
     ),
     "Mountpoint with keys of its own": (

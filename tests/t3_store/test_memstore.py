@@ -161,7 +161,75 @@ async def uploads_that_fail(store: ObjectStore) -> Outcomes:
     return {name: await outcome(attempt) for name, attempt in attempts.items()}
 
 
-SCRIPTS: list[Script] = [listings, single_objects, multipart_upload, uploads_that_fail]
+async def versions_replaced(store: ObjectStore) -> Outcomes:
+    """Replace the version that is there, one that is not there any more, and nothing."""
+    found: Outcomes = {}
+    first = await store.put("k", body(b"first"))
+    for number in (1, 2):
+        second = await store.put("k", body(b"second%d" % number), replaces=first)
+        found[f"put {number}"] = second._replace(mtime=0)
+        found[f"late {number}"] = await outcome(store.put("k", body(b"late"), replaces=first))
+        first = second
+    for number in (1, 2):
+        upload = await store.create_multipart("k")
+        parts = [await store.upload_part(upload, 1, body(b"third%d" % number))]
+        stale = first._replace(etag=ANOTHER)
+        done = store.complete_multipart(upload, parts, replaces=stale)
+        found[f"completed late {number}"] = await outcome(done)
+        first = await store.complete_multipart(upload, parts, replaces=first)
+        found[f"completed {number}"] = first._replace(mtime=0)
+    await store.delete("k")
+    found["what was removed"] = await outcome(store.put("k", body(b"x"), replaces=first))
+    found["what is there"] = await outcome(store.head("k"))
+    return found
+
+
+async def copies(store: ObjectStore) -> Outcomes:
+    """Copy objects of one request: small, empty, removed; over others, and over itself."""
+    found: Outcomes = {}
+    for name, content in (("small", SMALL), ("empty", b"")):
+        source = await store.put(name, body(content))
+        for to in ("new", "new", "d/with space+", name):
+            found[f"{name} to {to}"] = await outcome(store.copy(source, to))
+            found[f"{to} of {name}"] = await outcome(store.head(to))
+    gone = await store.head("small")
+    await store.delete("small")
+    found["none"] = await outcome(store.copy(gone, "new"))
+    return found
+
+
+async def moves(store: ObjectStore) -> Outcomes:
+    """Copies with all that belongs to an object; deleting a version, and many; descriptions."""
+    found: Outcomes = {}
+    like = {"content-type": "text/x", "x-amz-meta-mode": "33188", "cache-control": "no-store"}
+    source = await store.put("a", body(SMALL), like=like)
+    upload = await store.create_multipart("large", like=like)
+    part = await store.upload_part(upload, 1, body(LARGE))
+    large = await store.complete_multipart(upload, [part])
+    for info, to in ((source, "b"), (source, "d/with space+%"), (source, "a"), (large, "l")):
+        found[f"{info.key} to {to}"] = await outcome(store.duplicate(info, to))
+        found[f"like {to}"] = dict((await store.describe(to)).headers)
+    other, none = source._replace(etag=ANOTHER), source._replace(key="none")
+    found["another version"] = await outcome(store.duplicate(other, "c"))
+    found["nothing"] = await outcome(store.duplicate(none, "c"))
+    await store.delete("c")
+    found["exclusively"] = await outcome(store.duplicate(source, "b", exclusive=True))
+    found["exclusively, new"] = await outcome(store.duplicate(source, "new", exclusive=True))
+    found["described"] = await outcome(store.describe("none"))
+    found["delete another version"] = await store.delete_version(other)
+    found["what was to stay"] = await outcome(store.head("a"))
+    source = await store.put("a", body(SMALL))
+    found["delete"] = await store.delete_version(source)
+    found["delete again"] = await store.delete_version(source)
+    found["delete many"] = dict(await store.delete_many([source, large, none]))
+    found["what is left"] = [info.key for info in (await store.list_page("")).objects]
+    return found
+
+
+SCRIPTS: list[Script] = [
+    *(listings, single_objects, multipart_upload, uploads_that_fail),
+    *(versions_replaced, copies, moves),
+]
 BY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 
 # What a server does otherwise than Amazon's documentation has it, which is what is kept here.
@@ -171,12 +239,16 @@ OTHERWISE = {
         "a copy of another version",  # is made: If-Match of the source is not looked at
         "a copy of what is beyond",  # is made, of something
         *("part 0", "a part too late", "a part of an aborted one", "an aborted one"),
+        *("another version", "exclusively"),  # are copied
     },
     "rgw": {
         "a key too long",  # InvalidObjectName
         "a copy of another version",  # is made, too
         *("part 0", "part 10,001"),  # are stored
         "an aborted one",  # InternalError
+        *("another version", "exclusively"),  # are copied
+        *("delete another version", "what was to stay"),  # is deleted
+        "large to l",  # keeps the entity tag of its parts
     },
 }
 

@@ -258,10 +258,16 @@ def test_only_what_carries_data_waits_behind_metadata(monkeypatch: pytest.Monkey
     exchange = Pool.exchange
 
     async def noted(
-        pool: Pool, head: bytes, body: Iterable[Buffer], sink: Sink | None, *, urgent: bool
+        pool: Pool,
+        head: bytes,
+        body: Iterable[Buffer],
+        sink: Sink | None,
+        *,
+        urgent: bool,
+        patience: float,
     ) -> Reply:
         given.append(urgent)
-        return await exchange(pool, head, body, sink, urgent=urgent)
+        return await exchange(pool, head, body, sink, urgent=urgent, patience=patience)
 
     monkeypatch.setattr(Pool, "exchange", noted)
     carries_data = [len(request.body) > 0 and request.method == "PUT" for request in sent()]

@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.store.documents import (
     complete_multipart_document,
+    delete_document,
     error_code,
-    parse_copy_part,
+    expressible,
+    parse_copy,
+    parse_delete_errors,
     parse_error,
     parse_list_page,
     parse_result,
+    parse_tags,
     parse_time,
 )
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
@@ -220,7 +224,7 @@ SEEDS = [page for page, _ in PAGES.values()] + [
 READERS = (
     parse_list_page,
     parse_error,
-    parse_copy_part,
+    parse_copy,
     lambda body: parse_result(body, "CompleteMultipartUploadResult", "ETag"),
 )
 
@@ -310,22 +314,36 @@ def test_an_error_document() -> None:
     assert parse_error(with_namespace) == parse_error(body)
 
 
+@pytest.mark.parametrize("name", ["CopyPartResult", "CopyObjectResult"])
 @pytest.mark.parametrize("namespace", ["", NAMESPACE])
 @pytest.mark.parametrize(
     ("etag", "expected"), [("&quot;a-2&quot;", '"a-2"'), ("a-2", '"a-2"'), ('"a-2"', '"a-2"')]
 )
-def test_the_etag_of_a_copied_part(namespace: str, etag: str, expected: str) -> None:
-    time = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-    body = f"<CopyPartResult{namespace}>{time}<ETag>{etag}</ETag></CopyPartResult>"
-    assert parse_copy_part(body.encode()) == expected
+def test_etag_and_time_of_a_copy(name: str, namespace: str, etag: str, expected: str) -> None:
+    time = "<LastModified>2026-01-01T00:00:00.700Z</LastModified>"
+    body = f"<{name}{namespace}>{time}<ETag>{etag}</ETag></{name}>"
+    assert parse_copy(body.encode(), name) == (expected, 1_767_225_600_000_000_000)
+
+
+def test_a_copy_without_a_time() -> None:
+    body = b'<CopyObjectResult><ETag>"a"</ETag></CopyObjectResult>'
+    assert parse_copy(body) == ('"a"', 0)
 
 
 @pytest.mark.parametrize(
-    "body", [b"<CopyPartResult/>", b"<CopyPartResult><ETag/></CopyPartResult>"]
+    "body",
+    [
+        b"<CopyPartResult/>",
+        b"<CopyPartResult><ETag/></CopyPartResult>",
+        b"<CopyObjectResult><ETag>a</ETag></CopyObjectResult>",
+        b"<CopyPartResult><ETag>a</ETag><LastModified>now</LastModified></CopyPartResult>",
+        b"",
+    ],
 )
-def test_a_copied_part_without_an_etag_is_a_bad_reply(body: bytes) -> None:
-    with pytest.raises(StoreError, match="no ETag"):
-        parse_copy_part(body)
+def test_a_copy_that_says_too_little_is_a_bad_reply(body: bytes) -> None:
+    with pytest.raises(StoreError) as caught:
+        parse_copy(body, "CopyPartResult")
+    assert caught.value.fault is Fault.BAD_REPLY
 
 
 def test_an_empty_field_of_a_result() -> None:
@@ -362,3 +380,55 @@ def test_a_page_of_a_thousand_long_keys() -> None:
     body = listing("<EncodingType>url</EncodingType>" + "".join(entry(Key=key) for key in keys))
     page = parse_list_page(body)
     assert [found.key for found in page.objects] == [key.replace("%C3%BC", "ü") for key in keys]
+
+
+# -- deleting and tags ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("namespace", ["", NAMESPACE])
+def test_what_could_not_be_deleted(namespace: str) -> None:
+    body = (
+        f"<?xml version='1.0'?><DeleteResult{namespace}><Deleted><Key>a</Key></Deleted>"
+        "<Error><Key>b&lt;ü&#x01;</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+        "<Error><Key>c</Key><Code>InternalError</Code></Error></DeleteResult>"
+    ).encode()
+    expected = [("b<ü\x01", "AccessDenied", "no"), ("c", "InternalError", "")]
+    assert parse_delete_errors(body) == expected
+    assert parse_delete_errors(f"<DeleteResult{namespace}/>".encode()) == []
+
+
+@pytest.mark.parametrize("versions", [True, False])
+def test_keys_are_written_so_that_a_parser_reads_them(*, versions: bool) -> None:
+    keys = ["plain", "a&b<c>]]>", "tab\tfeed\nreturn\r", "ü😀", " lead", "\x7f\x85"]
+    infos = [ObjectInfo(key, 1, 0, f'"{number}&"') for number, key in enumerate(keys)]
+    root = ElementTree.fromstring(delete_document(infos, versions=versions))
+    space = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+    assert root.tag == f"{space}Delete"
+    assert root.findtext(f"{space}Quiet") == "true"
+    entries = list(root.iterfind(f"{space}Object"))
+    assert [entry.findtext(f"{space}Key") for entry in entries] == keys
+    etags = [entry.findtext(f"{space}ETag") for entry in entries]
+    assert etags == [info.etag if versions else None for info in infos]
+    assert all(map(expressible, keys))
+
+
+@pytest.mark.parametrize("key", ["\0", "\x08", "\x0b", "a\x1f", "\ufffe", "\uffff", "\udc80"])
+def test_keys_that_no_document_can_have(key: str) -> None:
+    assert not expressible(key)
+
+
+@pytest.mark.parametrize("namespace", ["", NAMESPACE])
+def test_tags(namespace: str) -> None:
+    tag = "<Tag><Key>{}</Key><Value>{}</Value></Tag>"
+    tags = tag.format("a", "1") + tag.format("b &amp; c", "")
+    body = f"<Tagging{namespace}><TagSet>{tags}</TagSet></Tagging>".encode()
+    assert parse_tags(body) == {"a": "1", "b & c": ""}
+    assert parse_tags(b"<Tagging><TagSet/></Tagging>") == {}
+
+
+@pytest.mark.parametrize("spaces", ["", " " * 999, "\n \n"])
+def test_spaces_before_a_document(spaces: str) -> None:
+    """They keep a connection alive while a server works."""
+    for declaration in ("", "<?xml version='1.0'?>"):
+        body = f"{spaces}{declaration}<CopyObjectResult><ETag>e</ETag></CopyObjectResult>"
+        assert parse_copy(body.encode()).etag == '"e"'

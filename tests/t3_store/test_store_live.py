@@ -13,11 +13,14 @@ from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.credentials import Fixed
 from fuse_s3_worker.store.sigv4 import Credentials
 from fuse_s3_worker.store.types import Body, ObjectInfo, PartResult
+from fuse_s3_worker.transfer import copying
+from fuse_s3_worker.transfer.blocks import Pool
+from fuse_s3_worker.transfer.copying import Copier
 from support.rgw import RgwUnavailableError
 from support.s3 import Bucket, Store
 from support.segments import Memory
 from support.servers import Servers
-from support.storekit import make_store, run
+from support.storekit import caller_of, make_store, run
 
 MIB = 1 << 20
 CLOCKS_MAY_DIFFER = 2_000_000_000  # Date and Last-Modified, cut to seconds at different moments
@@ -361,3 +364,106 @@ def test_a_body_that_is_not_what_was_signed_is_refused(servers: Servers) -> None
 
     with Bucket(store) as bucket:
         run(main(bucket))
+
+
+# -- moving ---------------------------------------------------------------------------------------
+
+
+def test_odd_keys_are_copied_and_deleted(bucket: Bucket) -> None:
+    keys = odd_keys(bucket.store)
+
+    async def main() -> None:
+        store = ours(bucket)
+        sources = [await store.put(key, body(str(n).encode())) for n, key in enumerate(keys)]
+        for number, source in enumerate(sources):
+            made = await store.duplicate(source, f"copy-{number}")
+            assert made.etag == source.etag
+            back = await store.duplicate(made, source.key)
+            assert (back.key, back.etag) == (source.key, source.etag)
+            assert bucket.get(f"copy-{number}") == str(number).encode()
+        assert await store.delete_many(sources) == {}
+        assert sorted(bucket.keys()) == sorted(f"copy-{n}" for n in range(len(keys)))
+
+    run(main())
+
+
+def test_more_keys_than_one_request_takes_are_deleted(bucket: Bucket) -> None:
+    keys = [f"k{number:04}" for number in range(1003)]
+    bucket.put_many((key, b"") for key in keys)
+
+    async def main() -> None:
+        store = ours(bucket)
+        infos = (await store.list_page("")).objects + (await store.list_page("k1")).objects
+        assert await store.delete_many(infos[:1003]) == {}
+        assert bucket.keys() == keys[1003:]
+
+    run(main())
+
+
+@pytest.mark.parametrize("copying", [True, False])
+def test_what_belongs_to_an_object_goes_with_it(bucket: Bucket, *, copying: bool) -> None:
+    """By the store's own copy, and through the worker where there is none."""
+    metadata = {"mode": "33188", "name": "quoted=?UTF-8?"}
+    fields: dict[str, Any] = {
+        "Metadata": metadata,
+        "ContentType": "text/x-a",
+        "CacheControl": "no-store",
+        "ContentDisposition": "inline",
+        "ContentLanguage": "de",
+        "Tagging": "a=b%20c&d=",
+    }
+    content = random.Random(5).randbytes(6 * MIB)
+    bucket.put("d/100% a+b", content, **fields)
+
+    async def main() -> None:
+        store = ours(bucket)
+        store._copies = copying
+        copier = Copier(store, Pool(64 * MIB), connections=4, part_size=5 * MIB)
+        source = await store.head("d/100% a+b")
+        await copier.copy_checked(source, "b")
+
+    run(main())
+    assert bucket.get("b") == content
+    head = bucket.head("b")
+    assert {name: head[name] for name in fields if name != "Tagging"} == {
+        name: value for name, value in fields.items() if name != "Tagging"
+    }
+    if not copying and "no-tags-on-parts" in bucket.store.quirks:
+        return
+    tags = bucket.client.get_object_tagging(Bucket=bucket.name, Key="b")["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"a": "b c", "d": ""}
+
+
+def test_metadata_of_any_bytes_goes_through_the_worker(rgw: Store) -> None:
+    """Ceph keeps what no header may be, and gives it back."""
+    with Bucket(rgw) as bucket:
+        value = "ü €".encode().decode("latin-1")
+
+        async def main() -> None:
+            store = ours(bucket)
+            await store.put("a", body(b"1"), like={"x-amz-meta-a": value})
+            store._copies = False
+            copier = Copier(store, Pool(64 * MIB), connections=4, part_size=5 * MIB)
+            await copier.copy_checked(await store.head("a"), "b")
+            assert (await store.describe("b")).headers["x-amz-meta-a"] == value
+
+        run(main())
+
+
+def test_large_objects_are_copied_in_parts(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_PART_LEAST", 5 * MIB)
+    content = random.Random(6).randbytes(11 * MIB)
+    bucket.put("a +ü", content, Metadata={"k": "v"})  # type: ignore[arg-type]
+
+    async def main() -> None:
+        store = ours(bucket)
+        store._moves.copy_max = 10 * MIB
+        copier = Copier(store, Pool(64 * MIB), connections=4, part_size=5 * MIB)
+        made = await copier.copy_checked(await store.head("a +ü"), "b")
+        assert made.etag.endswith('-3"')
+        assert caller_of(store).requests["UploadPartCopy"] == 3
+
+    run(main())
+    assert bucket.get("b") == content
+    assert bucket.head("b")["Metadata"] == {"k": "v"}
+    assert bucket.uploads() == []

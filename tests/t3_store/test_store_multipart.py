@@ -327,7 +327,7 @@ def test_a_lost_upload_is_an_error_of_the_upload(found: Answer | bytes) -> None:
 
 
 def test_etags_that_are_no_sums_prove_nothing() -> None:
-    parts = [PARTS[0]._replace(etag='"opaque"'), PARTS[1]]
+    parts = [PARTS[0]._replace(etag='"opaque"', checksum=""), PARTS[1]]
     found, requests = complete([error(404, "NoSuchUpload"), there()], parts)
     assert isinstance(found, StoreError)
     assert found.fault is Fault.NO_SUCH_UPLOAD

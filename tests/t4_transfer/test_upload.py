@@ -1,4 +1,4 @@
-"""Writing a file: what commit says is in the bucket is what was written, in the fewest requests."""
+"""Writing a file in order: what commit says is in the bucket is what was written, whole."""
 
 import asyncio
 import errno
@@ -6,12 +6,13 @@ import errno
 import pytest
 
 from fuse_s3_worker.config.units import MIB, TIB
-from fuse_s3_worker.errors import FileSystemError
-from fuse_s3_worker.transfer import upload as upload_module
+from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
+from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.partsize import largest_object
+from fuse_s3_worker.transfer.planner import Limits
 from support.pattern import pattern
 from support.virtualtime import on_loop, run, settle
-from support.writing import KEY, PART, append, write, writing
+from support.writing import KEY, PART, append, read, write, writing
 
 # -- how an object is sent ------------------------------------------------------------------------
 
@@ -89,14 +90,63 @@ async def test_parts_go_side_by_side_while_the_program_writes() -> None:
 
 
 @on_loop()
-async def test_memory_goes_back_part_by_part() -> None:
-    async with writing() as w:
+async def test_what_was_sent_is_kept_for_a_while_and_then_goes_part_by_part() -> None:
+    async with writing() as w:  # a quarter of 64 MiB may be kept
         upload = w.begin()
-        await append(upload, pattern(3 * PART + 10))
+        await append(upload, pattern(2 * PART + 10))
+        await settle()
+        assert w.pool.statistics().used == 2 * PART + 16 * 1024
+        await append(upload, pattern(PART))
+        await settle()
+        assert w.pool.statistics().used <= MIB
+        await append(upload, pattern(5 * PART))
         await settle()
         assert w.pool.statistics().used <= MIB
         await upload.commit()
         assert w.pool.statistics().used == 0
+
+
+@on_loop()
+async def test_what_is_kept_gives_way_to_everything_else() -> None:
+    async with writing(budget=32 * MIB) as w:
+        first, second = w.begin(key="first"), w.begin(key="second")
+        await append(first, pattern(PART + 1))
+        await settle()
+        taken = w.pool.available
+        assert w.pool.charge_nowait(taken)
+        await append(second, pattern(MIB))  # at the cost of what the first one keeps
+        w.pool.uncharge(taken)
+        await append(first, pattern(PART, 2))
+        for upload in (first, second):
+            await upload.commit()
+        assert w.stored("first") == pattern(PART + 1) + pattern(PART, 2)
+
+
+@on_loop()
+async def test_a_writer_that_waits_for_memory_keeps_nothing() -> None:
+    async with writing(budget=32 * MIB) as w:
+        upload = w.begin()
+        await append(upload, pattern(PART))
+        taken = w.pool.available
+        assert w.pool.charge_nowait(taken)
+        await append(upload, pattern(PART, 2))
+        await append(upload, pattern(PART, 3))
+        await upload.commit()
+        assert w.stored() == pattern(PART) + pattern(PART, 2) + pattern(PART, 3)
+        w.pool.uncharge(taken)
+
+
+@on_loop()
+async def test_all_files_together_keep_a_quarter_of_the_memory() -> None:
+    async with writing() as w:
+        uploads = [w.begin(key=f"{number}") for number in range(4)]
+        for number, upload in enumerate(uploads):
+            await append(upload, pattern(PART + 1, number))
+            await settle()
+            assert w.pool.statistics().used <= 16 * MIB + (number + 1) * 16 * 1024
+        for number, upload in enumerate(uploads):
+            await upload.commit()
+            assert w.stored(f"{number}") == pattern(PART + 1, number)
 
 
 @on_loop()
@@ -117,57 +167,74 @@ async def test_the_part_in_memory_can_be_changed_cut_and_stretched() -> None:
         await write(upload, 0, b"0123456789")
         await write(upload, 3, b"xyz")
         await write(upload, 15, b"end")
-        assert b"".join(upload.read(0, 100)) == b"012xyz6789\0\0\0\0\0end"
+        assert await read(upload, 0, 100) == b"012xyz6789\0\0\0\0\0end"
         await upload.truncate(5)
         await upload.truncate(8)
         await write(upload, 6, b"ab")
-        assert b"".join(upload.read(2, 5)) == b"2xy\0a"
-        assert b"".join(upload.read(8, 5)) == b""
-        assert b"".join(upload.read(800, 5)) == b""
+        assert await read(upload, 2, 5) == b"2xy\0a"
+        assert await read(upload, 8, 5) == b""
+        assert await read(upload, 800, 5) == b""
         await upload.commit()
         assert w.stored() == b"012xy\0ab"
+        assert w.requests == ["PutObject"]
 
 
-@on_loop()
-async def test_behind_a_part_that_is_on_its_way_only_the_new_part_can_be_changed() -> None:
-    async with writing() as w:
-        data = pattern(PART + 100)
-        upload = w.begin()
-        await append(upload, data)
-        await write(upload, PART + 50, b"!")
-        await write(upload, PART, b"?")
-        await upload.truncate(PART + 60)
-        changed = bytearray(data[: PART + 60])
-        changed[PART + 50], changed[PART] = ord("!"), ord("?")
-        for offset, length in ((0, 1), (PART - 1, 1), (PART - 1, 5), (upload.size + PART, 1)):
-            with pytest.raises(FileSystemError, match="write at") as refused:
-                await write(upload, offset, b"x" * length)
-            assert refused.value.errno == errno.EOPNOTSUPP
-        for size in (PART - 1, 1, 2 * PART + 1):
-            with pytest.raises(FileSystemError) as refused:
-                await upload.truncate(size)
-            assert refused.value.errno == errno.EOPNOTSUPP
-        with pytest.raises(FileSystemError) as busy:
-            upload.read(PART, 10)
-        assert busy.value.errno == errno.EBUSY
-        assert upload.size == len(changed)
-        await upload.truncate(PART)
-        await append(upload, bytes(changed[PART:]))
-        await upload.commit()
-        assert w.stored() == bytes(changed)
+def test_behind_parts_that_are_gone_only_the_new_one_can_be_changed() -> None:
+    """What was sent is not in memory any more, and nothing in the bucket has it yet."""
+
+    async def body() -> None:
+        async with writing() as w:
+            data = pattern(3 * PART + 100)
+            upload = w.begin()
+            await append(upload, data)
+            start = 3 * PART
+            await write(upload, start + 50, b"!")
+            await write(upload, start, b"?")
+            await upload.truncate(start + 60)
+            changed = bytearray(data[: start + 60])
+            changed[start + 50], changed[start] = ord("!"), ord("?")
+            deeds = [write(upload, at, b"x" * 5) for at in (0, PART - 1, start - 1)]
+            deeds += [upload.truncate(size) for size in (1, start - 1)]
+            deeds += [upload.zero(0, 5), upload.put([Extent(5, 6)])]
+            for deed in deeds:
+                with pytest.raises(FileSystemError) as refused:
+                    await deed
+                assert refused.value.errno == errno.EOPNOTSUPP
+            with pytest.raises(FileSystemError) as busy:
+                await read(upload, PART, 10)
+            assert busy.value.errno == errno.EBUSY
+            assert await read(upload, start + 45, 100) == changed[start + 45 :]
+            assert upload.size == len(changed)
+            await upload.truncate(start)
+            await append(upload, bytes(changed[start:]))
+            await upload.commit()
+            assert w.stored() == bytes(changed)
+            # and then everything is possible again
+            await write(upload, 0, b"after the commit")
+            await upload.commit()
+            assert w.stored() == b"after the commit" + bytes(changed[16:])
+
+    run(body())
 
 
-@on_loop()
-async def test_a_gap_is_zeros_up_to_the_end_of_the_part() -> None:
-    async with writing() as w:
-        upload = w.begin()
-        await write(upload, PART - 1, b"x")
-        with pytest.raises(FileSystemError) as refused:
-            await write(upload, 2 * PART, b"x")
-        assert refused.value.errno == errno.EOPNOTSUPP
-        await append(upload, b"y")
-        await upload.commit()
-        assert w.stored() == bytes(PART - 1) + b"xy"
+@pytest.mark.parametrize("beyond", [1, PART, 2 * PART + 5])
+@pytest.mark.parametrize("how", ["write", "truncate"])
+def test_a_gap_is_zeros_also_where_nothing_can_be_staged_any_more(beyond: int, how: str) -> None:
+    async def body() -> None:
+        async with writing() as w:
+            data = pattern(3 * PART + 100)
+            upload = w.begin()
+            await append(upload, data)
+            if how == "write":
+                await write(upload, len(data) + beyond, b"end")
+            else:
+                await upload.truncate(len(data) + beyond)
+                await append(upload, b"end")
+            await upload.commit()
+            assert w.stored() == data + bytes(beyond) + b"end"
+            assert w.store.count("PutObject") == 0
+
+    run(body())
 
 
 @pytest.mark.parametrize("size", [0, 10, 2 * PART + 10])
@@ -231,11 +298,11 @@ async def test_what_memory_does_not_allow_is_refused_in_time() -> None:
 
 
 @on_loop()
-async def test_a_small_object_is_fetched_back_to_be_changed() -> None:
+async def test_a_small_object_is_fetched_to_be_changed() -> None:
     async with writing() as w:
         upload = w.begin(w.base(b"0123456789"))
         await write(upload, 5, b"-")
-        assert b"".join(upload.read(0, 100)) == b"01234-6789"
+        assert await read(upload, 0, 100) == b"01234-6789"
         await append(upload, b"ab")
         await upload.commit()
         assert w.stored() == b"01234-6789ab"
@@ -247,15 +314,14 @@ async def test_a_small_object_is_fetched_back_to_be_changed() -> None:
 
 
 @pytest.mark.parametrize("size", [1, PART - 1, PART])
-def test_what_fits_into_one_part_is_fetched_back_and_not_copied(size: int) -> None:
+def test_what_fits_into_one_part_is_fetched_and_not_copied_while_it_is_written(size: int) -> None:
     async def body() -> None:
         async with writing() as w:
             upload = w.begin(w.base(pattern(size)))
             await append(upload, b"more")
+            assert w.requests == []
             await upload.commit()
             assert w.stored() == pattern(size) + b"more"
-            assert w.store.count("GetObject") == 1
-            assert w.store.count("UploadPartCopy") == 0
 
     run(body())
 
@@ -271,29 +337,47 @@ async def test_a_small_object_may_grow_into_a_large_one() -> None:
 
 
 @on_loop()
-async def test_a_large_object_becomes_the_first_part_by_copy() -> None:
+async def test_a_large_object_becomes_the_first_part_by_copy_while_its_end_is_written() -> None:
     async with writing() as w:
         data = pattern(PART + 1)
         upload = w.begin(w.base(data))
         await append(upload, b"more")
+        await settle()
+        assert w.requests == ["CreateMultipartUpload", "UploadPartCopy"]
         await upload.commit()
         assert w.stored() == data + b"more"
         assert "GetObject" not in w.requests
         assert w.store.count("UploadPartCopy") == 1
-        # its beginning can be changed no more than before
-        with pytest.raises(FileSystemError) as refused:
-            await write(upload, 0, b"x")
-        assert refused.value.errno == errno.EOPNOTSUPP
-        with pytest.raises(FileSystemError) as refused:
-            await upload.truncate(PART)
-        assert refused.value.errno == errno.EOPNOTSUPP
-        await upload.truncate(upload.size + 5)
+
+
+@on_loop()
+async def test_more_than_memory_has_can_be_appended() -> None:
+    async with writing(budget=32 * MIB) as w:
+        data = pattern(PART + 1)
+        upload = w.begin(w.base(data))
+        for number in range(6):
+            await append(upload, pattern(PART, number))
+        assert await read(upload, 5, 10) == data[5:15]  # what it goes on from is still there
         await upload.commit()
-        assert w.stored() == data + b"more" + bytes(5)
+        assert w.stored() == data + b"".join(pattern(PART, number) for number in range(6))
+
+
+@on_loop()
+async def test_what_another_client_has_replaced_is_not_appended_to() -> None:
+    async with writing() as w:
+        for name, size in (("small", 4), ("large", 2 * PART)):
+            upload = w.begin(w.base(pattern(size), name), name)
+            await append(upload, b"more")
+            await settle()
+            w.store.write(name, b"theirs")
+            with pytest.raises(StoreError) as stale:
+                await upload.commit()
+            assert stale.value.errno == errno.ESTALE
+            assert w.stored(name) == b"theirs"
 
 
 @pytest.mark.parametrize("size", [PART + 1, 2 * PART, 3 * PART + 7])
-def test_what_cannot_be_copied_by_its_name_is_fetched_back(size: int) -> None:
+def test_what_cannot_be_copied_by_its_name_is_fetched(size: int) -> None:
     """Ceph 16 decodes the name of a copy's source twice."""
     key = "100%41"
 
@@ -304,9 +388,43 @@ def test_what_cannot_be_copied_by_its_name_is_fetched_back(size: int) -> None:
             await upload.commit()
             assert w.stored(key) == pattern(size) + b"more"
             assert "UploadPartCopy" not in w.requests
-            assert w.store.count("GetObject") == -(-size // PART)
 
     run(body())
+
+
+@pytest.mark.parametrize("fault", [Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST, Fault.FORBIDDEN])
+@pytest.mark.parametrize("written", [4, 2 * PART])
+def test_a_copy_that_is_refused_is_made_good(fault: Fault, written: int) -> None:
+    """Every byte is still here, so it is fetched and sent instead."""
+
+    async def body() -> None:
+        async with writing() as w:
+            data = pattern(2 * PART + 5)
+            upload = w.begin(w.base(data))
+            w.store.fail_all("copy_part", StoreError(fault, "cannot"))
+            await append(upload, pattern(written, 2))
+            await settle()
+            await append(upload, b"end")
+            await upload.commit()
+            assert w.stored() == data + pattern(written, 2) + b"end"
+
+    run(body())
+
+
+@on_loop()
+async def test_a_copy_that_is_refused_when_it_is_too_late_is_an_error() -> None:
+    async with writing() as w:
+        data = pattern(2 * PART)
+        upload = w.begin(w.base(data))
+        w.store.fail("copy_part", StoreError(Fault.NOT_IMPLEMENTED, "cannot"))
+        w.store.hold("copy_part")
+        await append(upload, pattern(4 * PART, 2))
+        w.store.let_go("copy_part")
+        await settle()
+        with pytest.raises(StoreError, match="cannot") as failed:
+            await upload.commit()
+        assert failed.value.errno == errno.EOPNOTSUPP
+        assert w.stored() == data
 
 
 @on_loop()
@@ -320,19 +438,18 @@ async def test_writing_behind_the_end_of_a_large_object_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 5 * MIB - 1, 5 * MIB, 16 * MIB])
-def test_a_huge_object_is_copied_in_parts_that_s3_takes(
-    beyond: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_huge_object_is_copied_in_parts_that_s3_takes(beyond: int) -> None:
     """No part is larger than the most, and none but the last smaller than the least."""
-    monkeypatch.setattr(upload_module, "PART_MAX", 16 * MIB)
 
     async def body() -> None:
         async with writing() as w:
+            w.uploads.limits = Limits(PART, PART, part_max=16 * MIB, copy=16 * MIB)
             data = pattern(2 * 16 * MIB + beyond)
             upload = w.begin(w.base(data))
             await append(upload, b"more")
             await upload.commit()
             assert w.stored() == data + b"more"
+            assert w.store.count("UploadPartCopy") >= 2
 
     run(body())
 
@@ -357,23 +474,62 @@ async def test_appending_in_several_sessions() -> None:
 # -- giving up ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 100, 3 * PART])
-def test_what_was_unlinked_is_not_stored_and_writing_on_leads_nowhere(size: int) -> None:
+@pytest.mark.parametrize("size", [0, 100, PART + 5])
+def test_what_was_unlinked_is_there_for_who_has_it_open(size: int) -> None:
     async def body() -> None:
         async with writing() as w:
             upload = w.begin()
             await append(upload, pattern(size))
             await upload.discard()
-            assert w.pool.statistics().used == 0
             assert w.store.uploads == {}
-            await append(upload, pattern(2 * PART))
+            await append(upload, pattern(PART, 2))
+            await write(upload, 0, b"begin")
+            expected = (b"begin" + (pattern(size) + pattern(PART, 2))[5:])[: size + PART]
+            assert await read(upload, 0, size + PART) == expected
             await upload.truncate(10)
             await upload.truncate(0)
             await append(upload, b"nowhere")
+            assert await read(upload, 0, 100) == b"nowhere"
             assert upload.size == 7
             assert await upload.commit() is None
             assert w.store.keys() == []
-            assert w.pool.statistics().used == 0
+            assert "PutObject" not in w.requests
+
+    run(body())
+
+
+@on_loop()
+async def test_what_was_sent_in_part_and_is_unlinked_leads_nowhere() -> None:
+    async with writing() as w:
+        upload = w.begin()
+        await append(upload, pattern(4 * PART))
+        await upload.discard()
+        assert w.pool.statistics().used == 0
+        assert w.store.uploads == {}
+        await append(upload, pattern(2 * PART))
+        await upload.truncate(10)
+        await upload.truncate(0)
+        await append(upload, b"nowhere")
+        assert upload.size == 7
+        assert await upload.commit() is None
+        assert w.store.keys() == []
+        assert w.pool.statistics().used == 0
+
+
+@pytest.mark.parametrize("size", [5, 3 * PART])
+def test_a_file_that_goes_on_after_it_was_unlinked_and_stored_before(size: int) -> None:
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(pattern(size)))
+            await upload.discard()
+            w.store.remove(KEY)
+            await append(upload, b"more")
+            assert await read(upload, size, 10) == b"more"
+            with pytest.raises(StoreError) as gone:
+                await read(upload, 0, 3)  # nothing of it is here
+            assert gone.value.errno == errno.ESTALE
+            assert await upload.commit() == upload.base
+            assert w.store.keys() == []
 
     run(body())
 

@@ -8,8 +8,7 @@ import pytest
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, ServeError, StoreError
 from fuse_s3_worker.transfer import upload as upload_module
-from fuse_s3_worker.transfer.upload import Upload
-from support.gatedstore import unreachable
+from fuse_s3_worker.transfer.writer import FileWriter
 from support.pattern import pattern
 from support.virtualtime import on_loop, run, settle
 from support.writing import KEY, PART, Writing, append, write, writing
@@ -26,7 +25,7 @@ CASES = {
 }
 
 
-async def _write_all(upload: Upload, size: int) -> ServeError:
+async def _write_all(upload: FileWriter, size: int) -> ServeError:
     """Write and commit; return the error that it must come to."""
     try:
         await append(upload, pattern(size))
@@ -85,42 +84,6 @@ def test_a_copy_of_what_another_client_has_replaced_is_not_stored(instead: bytes
                 await upload.commit()
             assert changed.value.errno == errno.ESTALE
             assert w.stored() == instead
-
-    run(body())
-
-
-@on_loop()
-async def test_that_it_cannot_be_seen_whether_a_copy_counts_is_an_error() -> None:
-    async with writing() as w:
-        upload = w.begin(w.base(pattern(PART + 1)))
-        await append(upload, b"more")
-        w.store.fail("head", REFUSED)
-        with pytest.raises(StoreError) as failed:
-            await upload.commit()
-        assert failed.value is REFUSED
-        assert w.stored() == pattern(PART + 1)
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3])
-def test_fetching_back_that_fails_loses_nothing(nth: int) -> None:
-    key = "100%41"
-
-    async def body() -> None:
-        async with writing() as w:
-            data = pattern(2 * PART + 7)
-            upload = w.begin(w.base(data, key), key)
-            w.store.fail("get_range", REFUSED, nth=nth)
-            with pytest.raises(StoreError):
-                await append(upload, b"more")
-            if upload.failed is None:  # nothing was sent yet, so it may work the next time
-                await append(upload, b"more")
-                await upload.commit()
-                assert w.stored(key) == data + b"more"
-            else:
-                with pytest.raises(StoreError):
-                    await upload.commit()
-                assert w.stored(key) == data
-            assert (upload.failed is None) == (nth == 1)
 
     run(body())
 
@@ -200,51 +163,6 @@ async def test_something_unforeseen_is_an_error_too() -> None:
         w.store.put = None  # type: ignore[method-assign, assignment]
         with pytest.raises(StoreError, match="upload failed: TypeError"):
             await upload.commit()
-
-
-# -- going on after a commit, when that fails -----------------------------------------------------
-
-
-@pytest.mark.parametrize("arrived", [0, 50])
-def test_fetching_back_that_fails_changes_nothing(arrived: int) -> None:
-    """Neither what is in the bucket, nor what a second try makes of it."""
-
-    async def body() -> None:
-        async with writing() as w:
-            upload = w.begin(w.base(b"x" * 100))
-            w.store.by_hand = True
-            writer = asyncio.create_task(write(upload, 100, b"more"))
-            await settle()
-            w.store.arrivals[0].feed(arrived)
-            w.store.arrivals[0].fail(unreachable())
-            with pytest.raises(StoreError):
-                await writer
-            assert upload.size == 100
-            assert not upload.dirty
-            assert await upload.commit() == upload.base
-            w.store.by_hand = False
-            await write(upload, 100, b"more")
-            await upload.commit()
-            assert w.stored() == b"x" * 100 + b"more"
-
-    run(body())
-
-
-@on_loop()
-async def test_what_another_client_has_replaced_is_not_built_upon() -> None:
-    async with writing() as w:
-        small = w.begin(w.base(b"ours"))
-        w.store.write(KEY, b"theirs")
-        with pytest.raises(StoreError) as refused:
-            await write(small, 4, b"!")
-        assert refused.value.errno == errno.ESTALE
-        assert w.stored() == b"theirs"
-        large = w.begin(w.base(pattern(2 * PART)))
-        w.store.write(KEY, b"theirs")
-        assert isinstance(await _write_all(large, 10), StoreError)
-        assert large.failed is not None
-        assert large.failed.errno == errno.ESTALE
-        assert w.stored() == b"theirs"
 
 
 # -- too little memory ----------------------------------------------------------------------------
@@ -338,13 +256,14 @@ def test_nothing_waits_for_memory_without_end(what: str) -> None:
 async def test_a_write_across_parts_waits_for_memory_in_between() -> None:
     """It goes on where it was, with the beginning of it on its way already."""
     async with writing(budget=32 * MIB) as w:
-        upload = w.begin(w.base(pattern(PART - 100)))
-        taken = w.pool.available - PART
+        upload = w.begin()
+        await append(upload, pattern(PART - 100))
+        taken = w.pool.available
         assert w.pool.charge_nowait(taken)
         w.store.hold("upload_part")
         data = memoryview(pattern(300_000, seed=2))
-        assert upload.write_nowait(PART - 100, data) == 0
-        writer = asyncio.create_task(upload.write(PART - 100, data))
+        assert upload.write_nowait(PART - 100, data) == 100
+        writer = asyncio.create_task(upload.write(PART, data[100:]))
         await settle()
         assert w.store.most_under_way["upload_part"] == 1
         assert not writer.done()
@@ -432,19 +351,3 @@ async def test_many_large_files_at_once_in_little_memory() -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(5):
                 group.create_task(program(number))
-
-
-@on_loop()
-async def test_fetching_back_and_going_on_wait_for_memory_together_no_longer_than_one() -> None:
-    async with writing(budget=32 * MIB) as w:
-        upload = w.begin(w.base(bytes(MIB)))
-        left = w.pool.available
-        assert w.pool.charge_nowait(left)
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        loop.call_later(59, w.pool.uncharge, MIB)  # enough for what is fetched, and no more
-        with pytest.raises(StoreError) as failed:
-            await write(upload, MIB, b"y" * 100)
-        w.pool.uncharge(left - MIB)
-        assert failed.value.errno == errno.ENOMEM
-        assert loop.time() - begun == pytest.approx(60.0)

@@ -1,6 +1,14 @@
-"""Random programs of a writer beside a bytearray: what a commit promises is what is stored."""
+"""Random programs of a writer beside a bytearray, in whichever way their file is written.
 
+Little memory, so that files go over to stages, or cannot any more; in memory and on disk. What may
+be refused is only what cannot be done at all, and then nothing was changed.
+"""
+
+import errno
+import shutil
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -10,11 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fuse_s3_worker.config.units import KIB, MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
+from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer import upload as upload_module
 from fuse_s3_worker.transfer.upload import Upload
+from fuse_s3_worker.transfer.writer import FileWriter
 from support.pattern import pattern
 from support.virtualtime import Bench, settle
-from support.writing import KEY, Writing, append, write
+from support.writing import KEY, Writing, append, read, write
 
 _T = TypeVar("_T")
 
@@ -25,31 +35,39 @@ SIZES = st.integers(0, 2 * FIRST_PART) | st.sampled_from([1, FIRST_PART - 1, FIR
 FAILURES = st.sampled_from(
     "put create_multipart upload_part copy_part complete_multipart get_range".split()
 )
-REFUSED = StoreError(Fault.FORBIDDEN, "no")
+REFUSED = StoreError(Fault.UNAVAILABLE, "no")
 
 
-class UploadMachine(RuleBasedStateMachine):
-    """One file, written, cut, stored, closed and opened again.
+class WriterMachine(RuleBasedStateMachine):
+    """One file, written, cut, read, stored, closed and opened again."""
 
-    What may be refused is only what the writer cannot do at all: a change in front of a part
-    that is on its way. It is refused with nothing changed.
-    """
+    on_disk = False
+    read_back = False
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(upload_module, "PART_MIN", PART_MIN)
         self.bench = Bench()
+        self.cache = Path(tempfile.mkdtemp()) if self.on_disk else None
         self.w = self.run(self._set_up())
-        self.upload: Upload = self.w.begin()
         self.stored: bytes | None = None
         self.model = bytearray()
-        self.whole = True  # it never was more than a first part: everything can be changed
         self.failing = False
         self.seed = 0
+        self.file = self._begin(None)
 
     async def _set_up(self) -> Writing:
-        return Writing(64 * MIB, FIRST_PART, PART_MIN)
+        return Writing(12 * MIB, FIRST_PART, PART_MIN, self.cache)
+
+    def _begin(self, base: ObjectInfo | None) -> FileWriter:
+        file = self.run(self._writer(base))
+        if self.read_back:
+            file.expect_reads()
+        return file
+
+    async def _writer(self, base: ObjectInfo | None) -> FileWriter:
+        return self.w.begin(base)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.bench.run(work)
@@ -58,12 +76,13 @@ class UploadMachine(RuleBasedStateMachine):
         self.seed += 1
         return pattern(size, self.seed)
 
-    def _try(self, work: Coroutine[Any, Any, object], *, always: bool) -> bool:
+    def _try(self, work: Coroutine[Any, Any, object], *, always: bool = False) -> bool:
         """Tell whether `work` was done; with `always`, only a store that fails may refuse it."""
+        gone = isinstance(self.file._file, Upload) and not self.file._file._keeping
         try:
             self.run(work)
-        except FileSystemError:
-            assert not always
+        except FileSystemError as error:
+            self._check_refused(error, gone=gone, always=always)
             return False
         except ServeError:
             assert self.failing
@@ -71,26 +90,37 @@ class UploadMachine(RuleBasedStateMachine):
             return False
         return True
 
+    def _check_refused(self, error: FileSystemError, *, gone: bool, always: bool) -> None:
+        """What was sent and let go, or more changes than memory may hold: nothing else."""
+        assert not self.on_disk or gone
+        if error.errno == errno.ENOSPC:
+            assert not self.on_disk
+            assert len(self.model) > MIB
+        else:
+            assert error.errno in {errno.EOPNOTSUPP, errno.EBUSY}
+            assert gone
+            assert not self.read_back or not self.on_disk
+            assert not always
+
     def _check_failed(self) -> None:
         """Everything as before, or nothing of it any more."""
-        if self.upload.failed is None:
-            return  # fetching back failed: the next try may work
+        if self.file.failed is None:
+            return  # fetching failed: the next try may work
         self.run(settle())
         assert self.w.stored() == self.stored
         self._open_again()
 
     def _open_again(self) -> None:
-        self.run(self.upload.close())
+        self.run(self.file.close())
         found = self.w.store.stored(KEY)
-        self.upload = self.w.begin(found.info if found else None)
+        self.file = self._begin(found.info if found else None)
         self.model = bytearray(self.stored or b"")
-        self.whole = len(self.model) <= FIRST_PART
         self.w.store.mend()
         self.failing = False
 
     # -- the program ----------------------------------------------------------------------------
 
-    @initialize(size=SIZES | st.none())
+    @initialize(size=SIZES | st.integers(0, 4 * FIRST_PART) | st.none())
     def begin(self, size: int | None) -> None:
         if size is not None:
             self.stored = self._data(size)
@@ -99,15 +129,15 @@ class UploadMachine(RuleBasedStateMachine):
 
     @rule(size=SIZES, piece=st.sampled_from([10 * KIB, 128 * KIB, MIB]))
     def append(self, size: int, piece: int) -> None:
-        data = self._data(size)
-        if self._try(append(self.upload, data, piece), always=True):
-            self.model += data
-            self._grown()
+        data, before = self._data(size), self.file.size
+        self._try(append(self.file, data, piece))
+        # What was taken before it failed is there.
+        if self.file.size >= before:
+            self.model += data[: self.file.size - before]
 
     @rule(place=st.integers(0, 1000), size=SIZES)
     def overwrite(self, place: int, size: int) -> None:
-        offset = len(self.model) * place // 1000
-        self._write(offset, self._data(size))
+        self._write(len(self.model) * place // 1000, self._data(size))
 
     @rule(beyond=SIZES, size=st.integers(1, 1000))
     def write_behind_the_end(self, beyond: int, size: int) -> None:
@@ -115,37 +145,31 @@ class UploadMachine(RuleBasedStateMachine):
 
     def _write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
-        fits = self.whole and max(len(self.model), end) <= FIRST_PART
-        if self._try(write(self.upload, offset, data), always=fits or offset == len(self.model)):
-            if data:
-                self.model.extend(bytes(max(offset - len(self.model), 0)))
+        if self._try(write(self.file, offset, data)) and data:
+            self.model.extend(bytes(max(offset - len(self.model), 0)))
             self.model[offset:end] = data
-            self._grown()
 
-    @rule(size=SIZES)
+    @rule(size=SIZES | st.just(0))
     def truncate(self, size: int) -> None:
-        fits = self.whole and max(len(self.model), size) <= FIRST_PART
-        if self._try(self.upload.truncate(size), always=fits or size in {0, len(self.model)}):
+        if self._try(self.file.truncate(size), always=size in {0, len(self.model)}):
             del self.model[size:]
             self.model.extend(bytes(size - len(self.model)))
-            self._grown()
 
-    def _grown(self) -> None:
-        if not self.model:
-            self.whole = True
-        elif len(self.model) > FIRST_PART:
-            self.whole = False
+    @rule(place=st.integers(0, 1000), size=SIZES)
+    def zero(self, place: int, size: int) -> None:
+        start = len(self.model) * place // 1000
+        if size and self._try(self.file.zero(start, start + size)):
+            self.model[start : start + size] = bytes(size)
 
     @rule()
     def commit(self) -> None:
         self._hand_off()
-        if self._try(self.upload.commit(), always=True):
+        if self._try(self.file.commit(), always=True):
             self.stored = bytes(self.model)
             assert self.w.stored() == self.stored
-            assert not self.upload.dirty
-            assert self.upload.base is not None
-            assert self.upload.base.size == len(self.stored)
-            self.whole = len(self.model) <= FIRST_PART
+            assert not self.file.dirty
+            assert self.file.base is not None
+            assert self.file.base.size == len(self.stored)
 
     @rule()
     def close_and_open(self) -> None:
@@ -153,12 +177,17 @@ class UploadMachine(RuleBasedStateMachine):
         self._hand_off()
         self._open_again()
 
-    @rule()
-    def read_back(self) -> None:
-        if self.upload.in_memory:
-            assert b"".join(self.upload.read(0, len(self.model) + 10)) == self.model
-            middle = len(self.model) // 2
-            assert b"".join(self.upload.read(middle, 5)) == self.model[middle : middle + 5]
+    @rule(place=st.integers(0, 1000), size=SIZES)
+    def read(self, place: int, size: int) -> None:
+        if not self.file.readable:
+            return
+        offset, found = len(self.model) * place // 1000, list[bytes]()
+
+        async def reading() -> None:
+            found.append(await read(self.file, offset, size))
+
+        if self._try(reading()):
+            assert found == [self.model[offset : offset + size]]
 
     # -- the store ------------------------------------------------------------------------------
 
@@ -166,6 +195,10 @@ class UploadMachine(RuleBasedStateMachine):
     def fail(self, operation: str, nth: int) -> None:
         self.w.store.fail(operation, REFUSED, nth=nth)
         self.failing = True
+
+    @rule(copying=st.booleans())
+    def copy_or_not(self, copying: bool) -> None:
+        self.w.store.copying = copying
 
     @precondition(lambda self: "upload_part" not in self.w.store._gates)
     @rule()
@@ -177,6 +210,17 @@ class UploadMachine(RuleBasedStateMachine):
         self._hand_off()
         self.run(settle(10))
 
+    @rule()
+    def memory_is_short(self) -> None:
+        """Somebody else needs some, and gets it for a moment."""
+        self._hand_off()
+        self.run(self._need(2 * MIB))
+
+    async def _need(self, size: int) -> None:
+        await self.w.pool.charge(size)
+        await settle(20)
+        self.w.pool.uncharge(size)
+
     def _hand_off(self) -> None:
         if "upload_part" in self.w.store._gates:
             self.w.store.let_go("upload_part")
@@ -184,19 +228,41 @@ class UploadMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert self.w.stored() == self.stored
-        if self.upload.failed is None:
-            assert self.upload.size == len(self.model)
+        if self.file.failed is None:
+            assert self.file.size == len(self.model)
         assert len(self.w.store.uploads) <= 1
+        used = self.w.pool.statistics().used
+        assert used <= 12 * MIB
 
     def teardown(self) -> None:
         self._hand_off()
         self.w.store.mend()
-        self.run(self.upload.close())
+        self.run(self.file.close())
         assert self.w.store.uploads == {}
         assert self.w.pool.statistics().used == 0
         self.patch.undo()
-        self.bench.close()
+        self.bench.close(may_log=["staged_kept"])
+        if self.cache:
+            shutil.rmtree(self.cache)
 
 
-UploadMachine.TestCase.settings = settings(deadline=None, max_examples=300, stateful_step_count=25)
-TestAgainstABytearray = UploadMachine.TestCase
+class OnDisk(WriterMachine):
+    """What is staged is on disk."""
+
+    on_disk = True
+
+
+class ReadBack(WriterMachine):
+    """And somebody reads what is written, so that it is never let go."""
+
+    on_disk = True
+    read_back = True
+
+
+_SETTINGS = settings(deadline=None, max_examples=120, stateful_step_count=25)
+WriterMachine.TestCase.settings = _SETTINGS
+OnDisk.TestCase.settings = _SETTINGS
+ReadBack.TestCase.settings = _SETTINGS
+TestInMemory = WriterMachine.TestCase
+TestOnDisk = OnDisk.TestCase
+TestReadBack = ReadBack.TestCase

@@ -10,7 +10,9 @@ from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.nodes import Node, Nodes, inode_number
 from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.blocks import Pool
-from fuse_s3_worker.transfer.upload import Upload, Uploads
+from fuse_s3_worker.transfer.staging import Staging
+from fuse_s3_worker.transfer.uploads import Uploads
+from fuse_s3_worker.transfer.writer import Writers
 from support.memstore import MemoryStore
 from support.virtualtime import on_loop
 
@@ -93,11 +95,13 @@ async def test_a_file_that_is_being_written_is_what_was_written() -> None:
     nodes = Nodes("")
     node = nodes.child(nodes.root, "file", directory=False)
     node.info = INFO
-    uploads = Uploads(MemoryStore(), Pool(32 * MIB), 8 * MIB)
-    node.upload = Upload(uploads, "file")
+    store, pool = MemoryStore(), Pool(32 * MIB)
+    uploads = Uploads(store, pool, 8 * MIB)
+    writers = Writers(uploads, Staging(store, pool, uploads.limits, uploads.size_limit))
+    node.upload = writers.begin("file")
     node.upload.write_nowait(0, memoryview(b"written"))
     found = OWNERSHIP.of(node, NOW)
     assert (found.size, found.mtime) == (7, node.upload.mtime)
-    node.upload.failed = StoreError(Fault.FORBIDDEN, "no")
+    node.upload.fail(StoreError(Fault.FORBIDDEN, "no"))
     assert OWNERSHIP.of(node, NOW).size == 4321
     await node.upload.close()

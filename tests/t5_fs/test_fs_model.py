@@ -28,6 +28,7 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import ServeError
 from fuse_s3_worker.fs import namespace
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.ranges import Fallocate
 from support.pattern import pattern
 from support.tree import LIFETIME, Tree
 from support.virtualtime import Bench, settle
@@ -54,6 +55,7 @@ class OpenFile:
         stored: as the bucket has it; None before it has anything.
         changed: whether there is something to be stored.
         versions: all that it was since it was opened, stored or not.
+        borrows: from which files bytes were copied into it that are not stored yet.
     """
 
     path: str
@@ -61,9 +63,11 @@ class OpenFile:
     stored: bytes | None
     changed: bool
     unlinked: bool = False
+    replaced: bool = False
     handles: int = 0
     writers: int = 0
     versions: list[bytes] = field(default_factory=list)
+    borrows: set[str] = field(default_factory=set)
 
     def set(self, content: bytes) -> None:
         self.content = content
@@ -133,6 +137,40 @@ class Model:
         """Something was removed in the directory `path`: it does not go with it."""
         if path and not any(key.startswith(f"{path}/") for key in self.bucket):
             self.kept.add(path)
+
+    def below(self, path: str) -> list[OpenFile]:
+        """Return the open files at and below a path."""
+        return [f for p, f in self.opened.items() if f"{p}/".startswith(f"{path}/")]
+
+    def rename(self, old: str, new: str) -> None:
+        """Give everything at and below `old` another name."""
+        replaced = self.opened.pop(new, None)
+        if replaced is not None:
+            replaced.unlinked = replaced.replaced = True
+        if self.is_directory(old):
+            self._rename_directory(old, new)
+        else:
+            opened, stored = self.opened.get(old), self.bucket.pop(old, None)
+            # One that was never stored has what it replaces in the bucket until it is.
+            if stored is not None and (opened is None or opened.stored is not None):
+                self.bucket[new] = stored
+        for file in self.below(old):
+            del self.opened[file.path]
+            file.path = new + file.path.removeprefix(old)
+            self.opened[file.path] = file
+        self.removed_from(parent_of(old))
+
+    def _rename_directory(self, old: str, new: str) -> None:
+        keys = [key for key in self.bucket if key.startswith(f"{old}/")]
+        for key in keys:
+            self.bucket[new + key.removeprefix(old)] = self.bucket.pop(key)
+        if not keys:  # it is there on this mount alone
+            self.bucket[f"{new}/"] = b""
+        self.kept.discard(new)
+        for path in list(self.kept):
+            if f"{path}/".startswith(f"{old}/"):
+                self.kept.remove(path)
+                self.kept.add(new + path.removeprefix(old))
 
     def settle(self) -> None:
         """A moment later, kept directories have markers where they need them."""
@@ -236,6 +274,40 @@ class FileSystemMachine(RuleBasedStateMachine):
             self.model.kept.discard(path)
             self.model.removed_from(parent_of(path))
 
+    @rule(old=ANY, new=ANY, noreplace=st.booleans())
+    def rename(self, old: str, new: str, *, noreplace: bool) -> None:
+        expected = self._refused_rename(old, new, noreplace=noreplace)
+        outcome = self._outcome(self.t.rename(old, new, int(noreplace)))
+        if outcome == errno.EBUSY and not expected:
+            # Parts of something were sent already, which only large files have.
+            assert any(len(v) > FIRST_PART for f in self.model.below(old) for v in f.versions)
+            return
+        assert outcome == expected
+        if not expected and old != new:
+            self.model.rename(old, new)
+
+    def _refused_rename(self, old: str, new: str, *, noreplace: bool) -> int:
+        """Return the errno of a rename that cannot be; 0 for one that can."""
+        model = self.model
+        for path in (old, new):
+            if not model.is_directory(parent_of(path)):
+                return self._missing(path)
+        if not model.exists(old):
+            return errno.ENOENT
+        if noreplace and model.exists(new):
+            return errno.EEXIST
+        if old == new or not model.is_directory(old):
+            return errno.EISDIR if old != new and model.is_directory(new) else 0
+        return self._refused_directory(old, new)
+
+    def _refused_directory(self, old: str, new: str) -> int:
+        model = self.model
+        if f"{new}/".startswith(f"{old}/"):
+            return errno.EINVAL
+        if model.exists(new) and not model.is_directory(new):
+            return errno.ENOTDIR
+        return errno.ENOTEMPTY if model.children(new) else 0
+
     @rule(path=ANY | st.just(""), offset=st.integers(0, 8), plus=st.booleans())
     def list_directory(self, path: str, offset: int, *, plus: bool) -> None:
         if not self.model.is_directory(path):
@@ -304,43 +376,106 @@ class FileSystemMachine(RuleBasedStateMachine):
             "middle": len(file.content) // 2,
             "beyond": len(file.content) + 5,
         }[place]
-        if self._may_be_refused(self.t.write(handle.number, offset, data), offset, len(data), file):
-            return
-        content = file.content
+        self.run(self.t.write(handle.number, offset, data))
         if data:
-            content = content.ljust(offset, b"\0")
-            file.set(content[:offset] + data + content[offset + len(data) :])
+            self._put(file, offset, data)
 
-    def _may_be_refused(
-        self, work: Coroutine[Any, Any, object], offset: int, size: int, file: OpenFile
-    ) -> bool:
-        """Tell whether a change of the file was refused: only one of a large file may be."""
-        outcome = self._outcome(work)
-        if outcome:
-            assert outcome == errno.EOPNOTSUPP
-            assert max(offset + size, len(file.content)) > FIRST_PART
-            assert offset != len(file.content)
-        return bool(outcome)
+    def _put(self, file: OpenFile, offset: int, data: bytes) -> None:
+        content = file.content.ljust(offset, b"\0")
+        file.set(content[:offset] + data + content[offset + len(data) :])
 
     @rule(handle=handles, size=DATA)
     def truncate_open(self, handle: Handle, size: int) -> None:
         file = handle.file
-        if not handle.writes or self._may_be_refused(
-            self.t.set(self.t.handles[handle.number], size), size, 0, file
-        ):
+        if not handle.writes:
             return
+        self.run(self.t.set(self.t.handles[handle.number], size))
         if size != len(file.content):
             file.set(file.content[:size].ljust(size, b"\0"))
+
+    @rule(
+        handle=handles,
+        mode=st.sampled_from([0, 1, 2, 3, 16, 17, 8]),
+        offset=st.integers(0, 2 * FIRST_PART),
+        length=st.integers(1, FIRST_PART),
+    )
+    def fallocate(self, handle: Handle, mode: int, offset: int, length: int) -> None:
+        if not handle.writes:
+            return
+        file, end = handle.file, offset + length
+        known = mode in {0, 1, 3, 16, 17}  # as fallocate(2) has them, without inserting
+        work = self.t.fs.ranges.fallocate(handle.number, offset, length, mode)
+        if not self._try(work, 0 if known else errno.EOPNOTSUPP):
+            return
+        size = len(file.content)
+        if mode == 0 and end > size:
+            file.set(file.content.ljust(end, b"\0"))
+        elif mode == Fallocate.ZERO_RANGE:
+            self._put(file, offset, bytes(length))
+        elif mode in {3, 17} and offset < size:
+            self._put(file, offset, bytes(min(length, size - offset)))
+
+    @rule(
+        source=handles, sink=handles, start=st.integers(0, 2 * FIRST_PART),
+        place=st.integers(0, FIRST_PART), length=st.integers(1, 2 * FIRST_PART),
+    )  # fmt: skip
+    def copy(self, source: Handle, sink: Handle, start: int, place: int, length: int) -> None:
+        """copy_file_range(2), which the kernel calls for what does not overlap."""
+        file, to = source.file, sink.file
+        overlaps = file is to and abs(start - place) < length
+        if not (source.reads and sink.writes) or overlaps:
+            return
+        if file.unlinked or to.unlinked or self._theirs(file):
+            return
+        data = file.content[start : start + length]
+        copy = self.t.fs.ranges.copy(source.number, start, sink.number, place, length)
+        assert self.run(self._all_of(copy, source, start, sink, place, length)) == len(data)
+        if data:
+            self._put(to, place, data)
+            to.borrows.add(file.path)
+
+    async def _all_of(
+        self,
+        copy: Coroutine[Any, Any, int],
+        source: Handle,
+        start: int,
+        sink: Handle,
+        place: int,
+        length: int,
+    ) -> int:
+        """Go on until there is nothing more, as cp does."""
+        copied = step = await copy
+        while step and copied < length:
+            step = await self.t.fs.ranges.copy(
+                source.number, start + copied, sink.number, place + copied, length - copied
+            )
+            copied += step
+        return copied
+
+    @rule(handle=handles, offset=st.integers(0, 2 * FIRST_PART))
+    def seek(self, handle: Handle, offset: int) -> None:
+        file = handle.file
+        if file.unlinked or self._theirs(file):
+            return
+        for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            try:
+                found = self.t.fs.ranges.lseek(handle.number, offset, whence)
+            except ServeError as error:
+                assert error.errno == errno.ENXIO  # noqa: PT017  one of two good outcomes
+                found = len(file.content)
+                assert whence == os.SEEK_DATA or offset >= found
+            if whence == os.SEEK_DATA:
+                assert not any(file.content[offset:found])
+            else:
+                assert offset >= len(file.content) or offset <= found <= len(file.content)
 
     @rule(path=ANY, size=DATA)
     def truncate(self, path: str, size: int) -> None:
         content = self.model.content(path)
         if content is None or path in self.model.opened:
             return
-        node = self.run(self.t.walk(path))
-        file = OpenFile(path, content, content, changed=False)
-        if not self._may_be_refused(self.t.set(node, size), size, 0, file):
-            self.model.bucket[path] = content[:size].ljust(size, b"\0")
+        self.run(self.t.set(self.run(self.t.walk(path)), size))
+        self.model.bucket[path] = content[:size].ljust(size, b"\0")
 
     @rule(handle=handles, offset=st.integers(0, 2 * FIRST_PART), size=st.integers(1, 200))
     def read(self, handle: Handle, offset: int, size: int) -> None:
@@ -359,24 +494,19 @@ class FileSystemMachine(RuleBasedStateMachine):
             self._check_read(handle, offset, size, data[0])
 
     def _check_refused_read(self, outcome: int, file: OpenFile) -> None:
-        if file.unlinked:
-            assert outcome in {errno.EBUSY, errno.ESTALE}
-        elif outcome == errno.EBUSY:
-            assert file.changed
-            assert len(file.content) > FIRST_PART or file.stored
-        else:  # replaced since, by this mount or by another client
-            assert outcome == errno.ESTALE
-            assert file.versions[1:] or self._theirs(file)
+        assert outcome == errno.ESTALE
+        # replaced since, by this mount or by another client
+        assert file.unlinked or file.versions[1:] or self._theirs(file)
 
     def _check_read(self, handle: Handle, offset: int, size: int, data: bytes) -> None:
         file = handle.file
         if handle.writes:
-            if not file.unlinked:
-                assert data == file.content[offset : offset + size]
+            assert data == file.content[offset : offset + size]
             return
         candidates = [*file.versions, file.content]
-        if self._theirs(file):
+        if self._theirs(file) or (file.replaced and file.path in self.model.bucket):
             candidates.append(self.model.bucket[file.path])
+            file.versions.append(candidates[-1])
         assert any(data == version[offset : offset + size] for version in candidates)
 
     def _theirs(self, file: OpenFile) -> bool:
@@ -404,6 +534,7 @@ class FileSystemMachine(RuleBasedStateMachine):
         if file.changed and not file.unlinked:
             self.model.bucket[file.path] = file.stored = file.content
         file.changed = False
+        file.borrows.clear()
 
     # -- the rest of the world ------------------------------------------------------------------
 
@@ -424,7 +555,7 @@ class FileSystemMachine(RuleBasedStateMachine):
         self.a_moment_passes()
         if not self.model.exists(path) and not self._free(path):
             return
-        if self.model.is_directory(path) or self._written(path):
+        if self.model.is_directory(path) or self._written(path) or self._lent(path):
             return
         data = self._data(size)
         self.t.store.write(path, data)
@@ -438,6 +569,10 @@ class FileSystemMachine(RuleBasedStateMachine):
 
     def _vacant_above(self, path: str) -> bool:
         return self.model.content(path) is None and not self.model.busy(path) and self._free(path)
+
+    def _lent(self, path: str) -> bool:
+        """Tell whether a file that is not stored yet is made of bytes of another."""
+        return any(path in opened.borrows for opened in self.model.opened.values())
 
     def _written(self, path: str) -> bool:
         opened = self.model.opened.get(path)

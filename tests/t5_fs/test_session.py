@@ -365,9 +365,11 @@ async def test_the_parts_of_a_mount_share_the_memory_and_follow_the_options() ->
         {"memory_target": "64M", "part_size": "10M", "metadata_ttl": "7", "max_connections": "3"}
     )
     core = build_file_system(GatedStore(), settings, Owner(1, 2), "pre/")._core
-    assert core.readers.pool is core.uploads.pool
+    uploads, staging = core.writers.uploads, core.writers.staging
+    assert core.readers.pool is uploads.pool is staging.pool
     assert core.readers.pool.budget == 64 * MIB
-    assert core.uploads.first_part == 10 * MIB
+    assert uploads.first_part == staging.limits.send == 10 * MIB
+    assert (staging.directory, core.writers.write_back) == (None, 0.0)
     assert core.metadata.lifetime == 7.0
     assert core.readers.window_limit == 3 * 8 * MIB
     assert core.nodes.root.key == "pre/"

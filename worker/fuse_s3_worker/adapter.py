@@ -224,8 +224,10 @@ class Adapter:
         await self._fs.names.rmdir(header.nodeid, named.name)
         self._channel.reply(header.unique)
 
-    def _rename(self, _: Header, rename: requests.Rename) -> None:
-        raise FileSystemError(errno.EXDEV, f"cannot rename {rename.name!r}: copy and delete it")
+    async def _rename(self, header: Header, rename: requests.Rename) -> None:
+        old, new = (header.nodeid, rename.name), (rename.newdir, rename.newname)
+        await self._fs.renames.rename(old, new, rename.flags)
+        self._channel.reply(header.unique)
 
     # -- attributes -----------------------------------------------------------------------------
 
@@ -261,8 +263,8 @@ class Adapter:
         flags = _fopen_flags(opened)
         self._channel.reply(header.unique, entry, replies.open_out(opened.handle, flags))
 
-    def _read(self, header: Header, read: requests.Read) -> None:
-        self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
+    def _read(self, header: Header, read: requests.Read) -> Work | None:
+        return self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
 
     def reply(self, unique: int, *body: memoryview) -> None:
         """Answer a READ (transfer.readstream.Answer)."""
@@ -279,7 +281,8 @@ class Adapter:
         event(_log, error.level, "request_failed", what | error.details)
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
-        taken = self._fs.files.write_nowait(write.fh, write.offset, write.data)
+        mapped = write.mapped
+        taken = self._fs.files.write_nowait(write.fh, write.offset, write.data, mapped=mapped)
         if taken < len(write.data):
             # The request's buffer is used again as soon as this returns.
             rest = memoryview(bytes(write.data[taken:]))
@@ -291,8 +294,27 @@ class Adapter:
         self, header: Header, write: requests.Write, offset: int, rest: memoryview
     ) -> None:
         size = offset - write.offset + len(rest)
-        await self._fs.files.write(write.fh, offset, rest)
+        await self._fs.files.write(write.fh, offset, rest, mapped=write.mapped)
         self._channel.reply(header.unique, replies.write_out(size))
+
+    def _lseek(self, header: Header, seek: requests.Lseek) -> None:
+        offset = self._fs.ranges.lseek(seek.fh, seek.offset, seek.whence)
+        self._channel.reply(header.unique, replies.lseek_out(offset))
+
+    async def _fallocate(self, header: Header, room: requests.Fallocate) -> None:
+        await self._fs.ranges.fallocate(room.fh, room.offset, room.length, room.mode)
+        self._channel.reply(header.unique)
+
+    async def _copy_file_range(self, header: Header, copy: requests.CopyFileRange) -> None:
+        self._channel.reply(header.unique, replies.write_out(await self._copied(copy)))
+
+    async def _copy_file_range_64(self, header: Header, copy: requests.CopyFileRange) -> None:
+        self._channel.reply(header.unique, replies.copy_file_range_out(await self._copied(copy)))
+
+    async def _copied(self, copy: requests.CopyFileRange) -> int:
+        return await self._fs.ranges.copy(
+            copy.fh_in, copy.off_in, copy.fh_out, copy.off_out, copy.len
+        )
 
     async def _flush(self, header: Header, flush: requests.Flush) -> None:
         await self._fs.files.flush(flush.fh, header.pid)

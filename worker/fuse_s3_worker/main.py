@@ -27,6 +27,7 @@ from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
 from fuse_s3_worker.fs import opener
+from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
@@ -34,6 +35,12 @@ from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
 from fuse_s3_worker.store.programs import Programs
+from fuse_s3_worker.transfer.stagedir import (
+    CacheDirectoryError,
+    Place,
+    StageDirectory,
+    open_cache,
+)
 
 __all__ = ["main"]
 
@@ -47,6 +54,14 @@ _STANDARD = (0, 1, 2)
 
 class HelperGoneError(Exception):
     """The helper closed its end before there was a mount: nothing to do."""
+
+
+_REFUSALS = (
+    ConfigurationError,
+    CannotServeError,
+    CacheDirectoryError,
+    sandbox.NotConfinedError,
+)
 
 
 class RefusedError(Exception):
@@ -116,6 +131,9 @@ def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepar
     needs = store_needs(settings, order.files)
     if opener.needs_proc():
         needs = needs._replace(directories=(*needs.directories, "/proc"))
+    if settings.cache:
+        os.close(open_cache(settings.cache))
+        needs = needs._replace(own=(*needs.own, settings.cache))
     programs = None if order.mount.dry_run else _programs(configuration, order)
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
@@ -131,24 +149,24 @@ def _programs(configuration: Configuration, order: Order) -> Programs | None:
 
 async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
     """Open the store, say that all is well, and serve it."""
-    store = None
+    store = directory = None
+    spec, settings, _ = prepared.configuration
     if not prepared.order.mount.dry_run:
-        spec, settings, _ = prepared.configuration
         with _refusals(helper, prepared.redaction):
             store = await open_store(
                 spec, settings, prepared.order.files, prepared.redaction, prepared.programs
             )
+            directory = _stage_directory(prepared, store)
     _say(helper, handoff.Ready(*prepared.owner))
     if store is not None:
-        await _serve(helper, prepared, store)
+        fs = build_file_system(store, settings, prepared.owner, spec.prefix, directory)
+        await _serve(helper, prepared, fs)
 
 
-async def _serve(helper: socket.socket, prepared: Prepared, store: S3Store) -> None:
+async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> None:
     """Wait for the connection, serve it, and tell the helper when it works."""
     order, configuration = prepared.order, prepared.configuration
-    spec, settings = configuration.spec, configuration.settings
     await _expect(helper, handoff.Serve)
-    fs = build_file_system(store, settings, prepared.owner, spec.prefix)
     session = Session(Channel(order.device), fs)
     session.start()
     await session.adapter.initialized.wait()
@@ -166,6 +184,18 @@ async def _serve(helper: socket.socket, prepared: Prepared, store: S3Store) -> N
     for note in configuration.notes:
         event(_log, logging.INFO, "option", {"note": note})
     await session.run()
+
+
+def _stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | None:
+    """Return where files that are changed are staged; None for in memory."""
+    spec, settings, _ = prepared.configuration
+    if not settings.cache:
+        return None
+    mount = prepared.order.mount
+    place = Place(store.address, spec.bucket, spec.prefix)
+    return StageDirectory.open(
+        settings.cache, place, {"spec": mount.spec, "options": mount.options}
+    )
 
 
 def _owner(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -252,7 +282,7 @@ def _refusals(helper: socket.socket, redaction: Redaction) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigurationError, CannotServeError, sandbox.NotConfinedError) as error:
+    except _REFUSALS as error:
         _refuse(helper, redaction, getattr(error, "errno", errno.EINVAL), str(error))
     except Exception as error:  # noqa: BLE001  the user shall read something, whatever it is
         _log.error("bug", exc_info=error)

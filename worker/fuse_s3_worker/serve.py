@@ -11,12 +11,17 @@ from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.movejournal import Journals
+from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.stagedir import StageDirectory
+from fuse_s3_worker.transfer.staging import Staging
+from fuse_s3_worker.transfer.uploads import Uploads
+from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["Owner", "Session", "build_file_system", "ownership_of"]
 
@@ -46,17 +51,25 @@ def ownership_of(settings: Settings, owner: Owner) -> Ownership:
 
 
 def build_file_system(
-    store: ObjectStore, settings: Settings, owner: Owner, prefix: str
+    store: ObjectStore,
+    settings: Settings,
+    owner: Owner,
+    prefix: str,
+    directory: StageDirectory | None = None,
 ) -> FileSystem:
-    """Put the parts of a mount together."""
+    """Put the parts of a mount together; `directory` is where files that are changed are staged."""
     pool = Pool(settings.memory_target)
+    uploads = Uploads(store, pool, settings.part_size)
+    journals = Journals(directory.path) if directory is not None else None
+    staging = Staging(store, pool, uploads.limits, uploads.size_limit, directory)
     return FileSystem(
         store,
         Metadata(settings.metadata_ttl),
         ownership_of(settings, owner),
         Readers(store, pool, settings.max_connections),
-        Uploads(store, pool, settings.part_size),
+        Writers(uploads, staging, settings.write_back),
         prefix,
+        Moving(settings.rename_dir_limit, settings.max_connections, journals),
     )
 
 
@@ -76,6 +89,7 @@ class Session:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         loop.call_later(_EXPIRE_EVERY, self._expire)
+        self._fs.start()
 
     def _readable(self) -> None:
         """Read a request, serve it, and again; stop to let others have a turn."""

@@ -7,6 +7,7 @@ Rows are in the order of the bucket when every name had a slash behind it, so a 
 bisection. Where a store does not sort (directory buckets), an index is made when it is needed.
 """
 
+import copy
 import math
 import re
 from array import array
@@ -29,17 +30,19 @@ class Columns:
     """The names in the directory `key`, in order; rows are only ever appended.
 
     Attributes:
+        key: the directory's.
         oldest: until when what was heard first is believed: before that, all of it is.
         newest: until when what was heard last is believed.
     """
 
     __slots__ = (
-        "_classes", "_ends", "_index", "_key", "_last", "_names", "_others", "_parts",
-        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "newest", "oldest",
+        "_classes", "_ends", "_index", "_last", "_names", "_others", "_parts",
+        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "key", "newest",
+        "oldest",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
-        self._key = key
+        self.key = key
         self._names = bytearray()
         self._ends = array("I")
         self._sizes = array("Q")
@@ -98,6 +101,12 @@ class Columns:
         self._sizes.append(size)
         self._times.append(mtime)
 
+    def under(self, key: str) -> "Columns":
+        """Return the same rows as those of another directory; none may be added any more."""
+        rows = copy.copy(self)
+        rows.key = key
+        return rows
+
     # -- looking --------------------------------------------------------------------------------
 
     def name(self, row: int) -> bytes:
@@ -115,7 +124,7 @@ class Columns:
         name = self.name(row).decode("utf-8", "surrogatepass")
         return Entry.file(
             ObjectInfo(
-                self._key + name,
+                self.key + name,
                 self._sizes[row],
                 self._times[row],
                 self._etag(row),

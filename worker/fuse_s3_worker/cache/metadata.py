@@ -268,6 +268,12 @@ class Metadata:
         directory.whole_until = -math.inf
         self._put(directory, name, _Name(_UNKNOWN, self.until(), directory.changes))
 
+    def forget_below(self, key: str) -> None:
+        """Know nothing any more of a directory and of all below it; nor of what is under way."""
+        for directory_key in [found for found in self._directories if found.startswith(key)]:
+            self._drop(directory_key)
+        self._changes_forgotten += 1
+
     # -- size -----------------------------------------------------------------------------------
 
     def __len__(self) -> int:

@@ -75,7 +75,6 @@ NO_EFFECT: dict[str, str] = {
     "allow-delete": _ALWAYS_ON,
     "allow-overwrite": _ALWAYS_ON,
     "incremental-upload": _NOT_HERE,
-    "cache": _NOT_HERE,
     "cache-xz": _NOT_HERE,
     "max-cache-size": _NO_SUCH_CACHE,
     "negative-metadata-ttl": "see metadata_ttl",

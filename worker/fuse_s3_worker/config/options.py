@@ -214,6 +214,21 @@ class Settings(BaseModel):
         Field(ge=32 * MIB, le=1024 * GIB, description="bytes that buffers may take"),
         Option("32M to 1024G", "256M", (Alias("memory-target", _mebibytes),)),
     ] = 256 * MIB
+    cache: Annotated[
+        str,
+        Field(
+            pattern=r"^(/.*)?$",
+            description="directory, the worker's alone, for what is changed of files",
+        ),
+        Option("an absolute path", "in memory"),
+    ] = ""
+    write_back: Annotated[
+        Duration,
+        Field(
+            le=86_400, description="seconds that storing may wait after close, never after fsync"
+        ),
+        Option("seconds, 86400 at most", "0"),
+    ] = 0.0
     metadata_ttl: Annotated[
         Duration,
         Field(description="seconds that names, sizes and times are believed before a new look"),
@@ -226,6 +241,11 @@ class Settings(BaseModel):
             ),
         ),
     ] = 1.0
+    rename_dir_limit: Annotated[
+        int,
+        Field(ge=0, description="keys of a directory that is renamed; with more, mv copies it"),
+        Option("a number", "100000"),
+    ] = 100_000
     upload_checksum: Annotated[
         Literal["auto", "crc32c", "crc64nvme", "off"],
         Field(
@@ -264,6 +284,8 @@ class Settings(BaseModel):
                 f"memory_target: {self.memory_target // MIB}M is too little for parts of "
                 f"{self.part_size // MIB}M: at least {4 * self.part_size // MIB}M"
             )
+        if self.write_back and not self.cache:
+            raise ValueError("write_back: needs cache=DIRECTORY beside it")
         if self.metadata_ttl > _LONGEST_TTL and self.metadata_ttl != INDEFINITE:
             raise ValueError("metadata_ttl: longer than 100 years; say indefinite")
         return self

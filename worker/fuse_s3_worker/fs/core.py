@@ -12,13 +12,15 @@ from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Ownership
 from fuse_s3_worker.fs.beginnings import Beginnings
+from fuse_s3_worker.fs.claims import Claims
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.recovery import Recovery
+from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["Core", "Found", "Kernel"]
 
@@ -49,19 +51,45 @@ class Core:
         metadata: Metadata,
         ownership: Ownership,
         readers: Readers,
-        uploads: Uploads,
+        writers: Writers,
         prefix: str,
     ) -> None:
         self.store = store
         self.metadata = metadata
         self.ownership = ownership
         self.readers = readers
-        self.uploads = uploads
+        self.writers = writers
         self.beginnings = Beginnings(readers.pool)
         self.resolver = Resolver(store, metadata, self.beginnings)
         self.nodes = Nodes(prefix)
+        self.claims = Claims()
+        self.recovery: Recovery | None = None
         self.kernel: Kernel | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    # -- what an earlier worker left ------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Begin to store what an earlier worker has not."""
+        staging = self.writers.staging
+        if staging.directory is not None:
+            self.recovery = Recovery(staging, staging.directory)
+            self.spawn(self.recovery.run(self._recovered), "recovery_failed", self.nodes.root)
+
+    def _recovered(self, info: ObjectInfo) -> None:
+        """Take note of an object that was stored without a node."""
+        directory, slash, name = info.key.rpartition("/")
+        self.metadata.change(directory + slash, name, Entry.file(info))
+
+    async def settled(self, key: str) -> None:
+        """Wait until nothing of an earlier worker is going to be stored as `key`."""
+        if self.recovery is not None:
+            await self.recovery.wait_for(key)
+
+    async def settled_below(self, key: str) -> None:
+        """Wait until nothing of an earlier worker is going to be stored below `key`."""
+        if self.recovery is not None:
+            await self.recovery.wait_below(key)
 
     # -- nodes ----------------------------------------------------------------------------------
 
@@ -125,7 +153,20 @@ class Core:
         self, parent: Node, name: str, *, fresh: bool = False, reads: bool = False
     ) -> Known:
         """Return what the bucket has under `name`; see `Resolver.resolve`."""
-        return await self.resolver.resolve(parent.key, name, fresh=fresh, reads=reads)
+        while True:
+            key = parent.key
+            known = await self.resolver.resolve(key, name, fresh=fresh, reads=reads)
+            if parent.key == key:  # and not another one's by now
+                return known
+
+    async def look_at(self, node: Node, *, fresh: bool = False, reads: bool = False) -> Known:
+        """Return what the bucket has under the name of a node, whatever that is by now."""
+        while True:
+            parent, key = node.parent, node.key
+            assert parent is not None  # noqa: S101  the root has no name to look at
+            known = await self.look(parent, node.name, fresh=fresh, reads=reads)
+            if node.key == key:
+                return known
 
     async def refresh(self, node: Node, *, reads: bool = False) -> Found:
         """Describe `node` from fresh knowledge; with `reads` it is going to be read now.
@@ -135,7 +176,7 @@ class Core:
         """
         if node.id == ROOT_ID or node.local or node.parent is None or node.gone:
             return self.found(node)
-        known = await self.look(node.parent, node.name, reads=reads)
+        known = await self.look_at(node, reads=reads)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
         before, info = node.info, known.entry.info

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
 
@@ -160,6 +161,22 @@ class Directories:
         if known.entry is None:
             return None
         return self._core.found(self._core.settle(node, name, known.entry), known.seconds_left)
+
+    # -- another name ---------------------------------------------------------------------------
+
+    async def complete_below(self, node: Node) -> None:
+        """Fetch what is missing of the listings at and below `node`: its keys go away."""
+        while missing := [one for one in self._below(node) if not one.listing.complete]:
+            for opened in missing:
+                await opened.listing.reach(sys.maxsize)
+
+    def moved(self, node: Node) -> None:
+        """Take note that all at and below `node` have other keys by now."""
+        for opened in self._below(node):
+            opened.listing.move(opened.node.key)
+
+    def _below(self, node: Node) -> list[_OpenDirectory]:
+        return [opened for opened in self._open.values() if opened.node.is_below((node,))]
 
     def _listing(self, node: Node) -> Listing:
         return Listing(self._core.store, self._core.metadata, node.key, _LocalNodes(node))

@@ -4,32 +4,37 @@ import errno
 import itertools
 import logging
 import os
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
 
 from fuse_s3_worker.cache.entries import Entry
-from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
-from fuse_s3_worker.store.types import ObjectInfo
+from fuse_s3_worker.fs.writeback import WriteBack
+from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
-from fuse_s3_worker.transfer.upload import Upload
+from fuse_s3_worker.transfer.writer import FileWriter
 
 __all__ = ["Files", "Opened"]
 
 # fcntl.h, as the kernel passes them
 _WRITING = os.O_WRONLY | os.O_RDWR
 
+Work = Coroutine[Any, Any, None]
+
 
 class Handle:
     """One open file description."""
 
-    __slots__ = ("node", "opener", "reads", "stream", "writes")
+    __slots__ = ("appends", "node", "opener", "reads", "stream", "writes")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
         self.reads = flags & os.O_ACCMODE != os.O_WRONLY
         self.writes = bool(flags & _WRITING)
+        self.appends = bool(flags & os.O_APPEND)
         self.stream: ReadStream | None = None
         self.opener: Opener | None = None
 
@@ -43,10 +48,15 @@ class Opened(NamedTuple):
 
 
 class Files:
-    """Operations on files and their handles."""
+    """Operations on files and their handles.
+
+    Attributes:
+        write_back: what was closed and is to be stored later.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.write_back = WriteBack(core, core.writers.write_back, self)
         self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(1)
 
@@ -68,11 +78,13 @@ class Files:
             raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
         node.pins += 1
         try:
+            await self._core.settled(node.key)
             truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
             reads = flags & os.O_ACCMODE == os.O_RDONLY
             await self._refresh(node, truncates=truncates, reads=reads)
             if truncates:
-                await self._upload(node).truncate(0)
+                async with self._core.claims.changing(node):
+                    await self._upload(node).truncate(0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
@@ -93,8 +105,15 @@ class Files:
     ) -> tuple[Found, Opened]:
         """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
         core = self._core
-        parent = core.directory(parent_id)
+        async with core.claims.changing(core.directory(parent_id)):
+            return await self._create(core.directory(parent_id), name, flags, pid)
+
+    async def _create(
+        self, parent: Node, name: bytes, flags: int, pid: int
+    ) -> tuple[Found, Opened]:
+        core = self._core
         text = core.name(parent, name)
+        await core.settled(parent.key + text)
         node = core.nodes.child(parent, text, directory=False)
         if node.upload is None and node.being_read:
             core.nodes.detach(node)
@@ -102,7 +121,7 @@ class Files:
         node.pins += 1
         if node.upload is None:
             node.info = None
-            node.upload = Upload(core.uploads, node.key)
+            node.upload = core.writers.begin(node.key)
         else:
             await node.upload.truncate(0)
         return core.found(node), self._opened(node, flags, pid)
@@ -113,6 +132,8 @@ class Files:
         node.writers += handle.writes
         if handle.writes:
             handle.opener = Opener.of(pid)
+        if handle.reads and node.upload is not None:
+            node.upload.expect_reads()
         number = next(self._numbers)
         self._handles[number] = handle
         etag = node.info.etag if node.info and node.upload is None else None
@@ -123,15 +144,16 @@ class Files:
             node.cached_etag = None  # the kernel drops its pages when it sees that
         return Opened(number, kept, not handle.writes)
 
-    def _upload(self, node: Node) -> Upload:
-        """Return the upload of a node, which goes on from what the bucket has."""
+    def _upload(self, node: Node) -> FileWriter:
+        """Return the writing of a node, which goes on from what the bucket has."""
         if node.upload is None:
-            node.upload = Upload(self._core.uploads, node.key, node.info)
-            if node.unlinked:
-                node.upload.abandon()
+            node.upload = self._core.writers.begin(
+                node.key, node.info, unlinked=node.unlinked, read_back=bool(node.readers)
+            )
         return node.upload
 
-    def _handle(self, number: int) -> Handle:
+    def handle(self, number: int) -> Handle:
+        """Return an open file; raise FileSystemError (EBADF) when there is none."""
         handle = self._handles.get(number)
         if handle is None:
             raise FileSystemError(errno.EBADF, f"no open file {number}")
@@ -139,22 +161,27 @@ class Files:
 
     # -- reading --------------------------------------------------------------------------------
 
-    def read(self, number: int, unique: int, offset: int, size: int, answer: Answer) -> None:
-        """Answer READ `unique`, now or later.
+    def read(self, number: int, unique: int, offset: int, size: int, answer: Answer) -> Work | None:
+        """Answer READ `unique`, now or later; return what is to be waited for, if anything.
 
         Raises:
-            FileSystemError: EBADF; EBUSY, the file is being written and not in memory.
+            FileSystemError: EBADF.
+            ServeError: what was written there cannot be read.
         """
-        handle = self._handle(number)
+        handle = self.handle(number)
         if not handle.reads:
             raise FileSystemError(errno.EBADF, "not open for reading")
         upload = handle.node.upload
-        if upload is not None and upload.dirty and _sees(handle, upload):
-            answer.reply(unique, *upload.read(offset, size))
-            return
+        if upload is not None and upload.readable and (handle.writes or upload.failed is None):
+            views = upload.read_nowait(offset, size)
+            if views is None:
+                return _read_slowly(upload, unique, offset, size, answer)
+            answer.reply(unique, *views)
+            return None
         if handle.stream is None:
             handle.stream = self._stream(handle, answer)
         handle.stream.read(unique, offset, size)
+        return None
 
     def _stream(self, handle: Handle, answer: Answer) -> ReadStream:
         node = handle.node
@@ -190,9 +217,9 @@ class Files:
             FileSystemError: ESTALE, there is none, or something of the one before was read.
         """
         core = self._core
-        if node.parent is None or node.gone:
+        if node.parent is None or (node.gone and not node.replaced):
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone")
-        known = await core.look(node.parent, node.name, fresh=True)
+        known = await core.look_at(node, fresh=True)
         if known.entry is None or known.entry.info is None or known.entry.directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was removed", logging.WARNING)
         info = known.entry.info
@@ -211,21 +238,49 @@ class Files:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def write_nowait(self, number: int, offset: int, data: memoryview) -> int:
+    def write_nowait(
+        self, number: int, offset: int, data: memoryview, *, mapped: bool = False
+    ) -> int:
         """Take what can be taken at once; return how many bytes that is.
+
+        Args:
+            number: of the handle.
+            offset: where; what is appended goes to the end all the same, `mapped` pages never.
+            data: what.
+            mapped: whether the kernel writes back pages of a memory map.
 
         Raises:
             FileSystemError: EBADF, or what cannot be written like this.
-            StoreError: the upload has failed already.
+            StoreError: storing has failed already.
         """
-        return self._writable(number).write_nowait(offset, data)
+        node = self.handle(number).node
+        if self._core.claims.held(node):
+            return 0
+        file, offset = self._target(number, offset, mapped=mapped)
+        return file.write_nowait(offset, data)
 
-    async def write(self, number: int, offset: int, data: memoryview) -> None:
-        """Take the rest, as memory allows."""
-        await self._writable(number).write(offset, data)
+    async def write(
+        self, number: int, offset: int, data: memoryview, *, mapped: bool = False
+    ) -> None:
+        """Take the rest, as memory and the disk allow."""
+        async with self._core.claims.changing(self.handle(number).node):
+            file, offset = self._target(number, offset, mapped=mapped)
+            await file.write(offset, data)
 
-    def _writable(self, number: int) -> Upload:
-        handle = self._handle(number)
+    def _target(self, number: int, offset: int, *, mapped: bool) -> tuple[FileWriter, int]:
+        file = self.writable(number)
+        if self.handle(number).appends and not mapped:
+            # The kernel's idea of the size may be older: another client has appended, too.
+            offset = file.size
+        return file, offset
+
+    def writable(self, number: int) -> FileWriter:
+        """Return the writing of an open file, which may be changed under a claim.
+
+        Raises:
+            FileSystemError: EBADF, it is not open for that.
+        """
+        handle = self.handle(number)
         if not handle.writes:
             raise FileSystemError(errno.EBADF, "not open for writing")
         return self._upload(handle.node)
@@ -236,13 +291,19 @@ class Files:
             raise FileSystemError(errno.EISDIR, f"{node.key!r} is a directory")
         node.pins += 1
         try:
+            await self._core.settled(node.key)
+            async with self._core.claims.changing(node):
+                await self._truncate(node, size)
+        finally:
+            self._core.nodes.unpin(node)
+
+    async def _truncate(self, node: Node, size: int) -> None:
+        try:
             await self._upload(node).truncate(size)
             if not node.writers:
-                await self._commit(node)
+                await self._settle(node)
         finally:
-            if not node.writers:
-                await self._end_upload(node)
-            self._core.nodes.unpin(node)
+            await self._end_if_unused(node)
 
     async def flush(self, number: int, pid: int) -> None:
         """A descriptor was closed: make what was written visible, and say whether that worked.
@@ -250,14 +311,17 @@ class Files:
         Raises:
             StoreError: it did not, and the bucket has what it had before.
         """
-        handle = self._handle(number)
+        handle = self.handle(number)
         if handle.opener is not None and not handle.opener.leaves_to(pid):
-            await self._commit(handle.node)
+            async with self._core.claims.changing(handle.node):
+                await self._settle(handle.node)
 
     async def fsync(self, number: int) -> None:
         """Make what was written visible, and return when the store has it."""
-        if self._handle(number).writes:
-            await self._commit(self._handle(number).node)
+        handle = self.handle(number)
+        if handle.writes:
+            async with self._core.claims.changing(handle.node):
+                await self.store(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""
@@ -271,13 +335,28 @@ class Files:
         node.writers -= handle.writes
         try:
             if handle.writes:
-                await self._commit(node)
+                async with self._core.claims.changing(node):
+                    await self._end_writing(node)
         finally:
-            if handle.writes and not node.writers:
-                await self._end_upload(node)
             self._core.nodes.unpin(node)
 
-    async def _commit(self, node: Node) -> None:
+    async def _end_writing(self, node: Node) -> None:
+        try:
+            await self._settle(node)
+        finally:
+            await self._end_if_unused(node)
+
+    async def _settle(self, node: Node) -> None:
+        """Somebody is done with a file: store it, or see that it will be."""
+        upload = node.upload
+        if upload is None or node.unlinked or not await self.write_back.takes(node, upload):
+            await self.store(node)
+
+    async def _end_if_unused(self, node: Node) -> None:
+        if not node.writers and not self.write_back.has(node):
+            await self.end_upload(node)
+
+    async def store(self, node: Node) -> None:
         """Store what was written; a failure is told to everybody who closes the file."""
         upload = node.upload
         if upload is None or not (upload.dirty or upload.failed):
@@ -295,7 +374,7 @@ class Files:
         else:
             self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
 
-    async def _end_upload(self, node: Node) -> None:
+    async def end_upload(self, node: Node) -> None:
         """Nobody writes any more; what was not stored by now is given up."""
         upload, node.upload = node.upload, None
         if upload is None:
@@ -307,13 +386,38 @@ class Files:
         if node.parent is not None and not node.gone:
             self._core.metadata.forget(node.parent.key, node.name)
 
+    # -- another name ---------------------------------------------------------------------------
+
+    def streams_below(self, node: Node) -> dict[ReadStream, Node]:
+        """Return what is being read at and below `node`, and the file of each."""
+        return {
+            handle.stream: handle.node
+            for handle in self._handles.values()
+            if handle.stream is not None and handle.node.is_below((node,))
+        }
+
+    def moved(self, node: Node, original: ObjectInfo, made: ObjectInfo) -> None:
+        """Take note that a file has another key, and maybe another entity tag, and is the same."""
+        if node.cached_etag == original.etag:
+            node.cached_etag = made.etag
+        node.info = made
+        for handle in self._of(node) if node.readers else ():
+            if handle.stream is not None and same_version(handle.stream.info, original):
+                handle.stream.end_move(made)
+
     async def close(self) -> None:
-        """Give up what is still open: the connection ended before its programs closed it."""
+        """Give up what is still open: the connection ended before its programs closed it.
+
+        What was changed of it is kept in the cache directory, if there is one.
+        """
         handles, self._handles = self._handles, {}
         for handle in handles.values():
             if handle.stream is not None:
                 handle.stream.close()
-            await self._end_upload(handle.node)
+            if handle.node.upload is not None and not self.write_back.has(handle.node):
+                await handle.node.upload.close(keep=True)
+                handle.node.upload = None
+        await self.write_back.close()
 
 
 class _Source:
@@ -335,13 +439,13 @@ class _Source:
         self._files.outdated(self._handle.node)
 
 
-def _sees(handle: Handle, upload: Upload) -> bool:
-    """Tell whether a handle reads what is being written and is not stored yet.
-
-    Whoever writes does, and so do the others as long as it looks as if it was going to be stored.
-    Only who has begun to read what is merely continued goes on with that, where it is not in
-    memory: nothing of it changes.
-    """
-    if handle.writes or upload.failed is not None:
-        return handle.writes
-    return handle.stream is None or upload.in_memory or upload.base is None
+async def _read_slowly(
+    file: FileWriter, unique: int, offset: int, size: int, answer: Answer
+) -> None:
+    """Answer a READ for which something has to be waited for."""
+    try:
+        data = await file.read(offset, size)
+    except ServeError as error:
+        answer.fail(unique, error)
+    else:
+        answer.reply(unique, data)

@@ -15,9 +15,13 @@ from fuse_s3_worker.fs.directories import Directories
 from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
+from fuse_s3_worker.fs.ranges import Ranges
+from fuse_s3_worker.fs.renames import Renames
+from fuse_s3_worker.fs.treerename import Moving, TreeRenames
 from fuse_s3_worker.store.types import ObjectStore
+from fuse_s3_worker.transfer.copying import Copier
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.upload import Uploads
+from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["FileSystem", "Statistics", "VolumeSize"]
 
@@ -45,22 +49,35 @@ class FileSystem:
     Attributes:
         names: looking up, making and removing.
         files: reading and writing.
+        ranges: holes, zeros and copies.
         directories: listing.
+        renames: giving other names.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  every part of a mount
         self,
         store: ObjectStore,
         metadata: Metadata,
         ownership: Ownership,
         readers: Readers,
-        uploads: Uploads,
+        writers: Writers,
         prefix: str = "",
+        moving: Moving | None = None,
     ) -> None:
-        self._core = Core(store, metadata, ownership, readers, uploads, prefix)
-        self.names = Namespace(self._core)
-        self.files = Files(self._core)
-        self.directories = Directories(self._core)
+        self._core = core = Core(store, metadata, ownership, readers, writers, prefix)
+        self.names = Namespace(core)
+        self.files = Files(core)
+        self.ranges = Ranges(core, self.files)
+        self.directories = Directories(core)
+        moving = moving or Moving()
+        copier = Copier(
+            store,
+            writers.uploads.pool,
+            connections=moving.connections,
+            part_size=writers.uploads.first_part,
+        )
+        trees = TreeRenames(core, self.files, self.directories, copier, moving)
+        self.renames = Renames(core, self.files, self.names, copier, trees)
 
     def attach(self, kernel: Kernel) -> None:
         """Tell where notifications go."""
@@ -121,6 +138,12 @@ class FileSystem:
         """Forget what is out of date; called now and then."""
         for _ in self._core.metadata.expire():
             pass
+
+    def start(self) -> None:
+        """Begin with what was left undone before this mount."""
+        core = self._core
+        core.recover()
+        core.spawn(self.renames.trees.resume(), "rename_not_resumed", core.nodes.root)
 
     async def close(self) -> None:
         """End: nothing that was closed is lost, what was not closed is given up."""

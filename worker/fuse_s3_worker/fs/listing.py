@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 Named = tuple[str, Entry]
 
+_ALL = -1  # in place of a number of changes: there were some since
+
 _Page = asyncio.Task[tuple[ListPage, float]]
 """A page on its way, and until when it is believed."""
 
@@ -136,6 +138,12 @@ class Listing:
                     self._finish()
                 else:
                     await self._fetch_page()
+
+    def move(self, key: str) -> None:
+        """Have another key; everything there is must have been fetched."""
+        self._key = key
+        self._rows = self._rows.under(key)
+        self._changes = _ALL  # what is known of a name goes before its row
 
     def close(self) -> None:
         """Stop fetching."""

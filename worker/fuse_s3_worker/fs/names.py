@@ -11,10 +11,20 @@ from itertools import accumulate
 
 from fuse_s3_worker.errors import FileSystemError
 
-__all__ = ["KEY_MAX", "NAME_MAX", "above", "can_be_directory", "decode_name", "nameable"]
+__all__ = [
+    "DIRECTORY_TYPE",
+    "KEY_MAX",
+    "NAME_MAX",
+    "above",
+    "can_be_directory",
+    "decode_name",
+    "nameable",
+]
 
 NAME_MAX = 255  # bytes: NAME_MAX of limits.h
 KEY_MAX = 1024  # bytes: "Object key naming guidelines" in the S3 user guide
+
+DIRECTORY_TYPE = "application/x-directory"  # what s3fs and others mark directories with
 
 _NO_NAMES = frozenset({"", ".", ".."})
 _SHORT = NAME_MAX // 4  # characters, of four bytes at most

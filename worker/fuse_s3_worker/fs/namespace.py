@@ -2,20 +2,23 @@
 
 import asyncio
 import errno
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
-from fuse_s3_worker.fs.names import can_be_directory
+from fuse_s3_worker.fs.names import DIRECTORY_TYPE, can_be_directory
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
 
 __all__ = ["Namespace"]
 
+_T = TypeVar("_T")
+
 _KEEP_AFTER = 1.0  # seconds until a directory that may have become empty is looked after
 _EMPTY = Body((), 0)
-_DIRECTORY_TYPE = "application/x-directory"  # what s3fs and others mark directories with
 
 
 class _Keeper(NamedTuple):
@@ -26,6 +29,21 @@ class _Keeper(NamedTuple):
 
     decision: asyncio.Future[bool]
     ended: asyncio.Event
+
+
+_Change = Callable[["Namespace", int, bytes], Coroutine[Any, Any, _T]]
+
+
+def _keys_stay(change: _Change[_T]) -> _Change[_T]:
+    """Have the directory that a change is made in keep its key meanwhile; see `claims`."""
+
+    @functools.wraps(change)
+    async def claimed(self: "Namespace", parent_id: int, name: bytes) -> _T:
+        core = self._core
+        async with core.claims.changing(core.directory(parent_id)):
+            return await change(self, parent_id, name)
+
+    return claimed
 
 
 class Namespace:
@@ -75,6 +93,7 @@ class Namespace:
 
     # -- making ---------------------------------------------------------------------------------
 
+    @_keys_stay
     async def mkdir(self, parent_id: int, name: bytes) -> Found:
         """Make a directory: write its marker.
 
@@ -97,6 +116,7 @@ class Namespace:
         core.metadata.learn_empty(node.key, vacant_until, changes)
         return core.found(node)
 
+    @_keys_stay
     async def mknod(self, parent_id: int, name: bytes) -> Found:
         """Make an empty file."""
         core = self._core
@@ -116,7 +136,7 @@ class Namespace:
         return parent, text, core.metadata.now() + known.seconds_left
 
     async def _write_marker(self, node: Node) -> ObjectInfo:
-        info = await self._core.store.put(node.key, _EMPTY, content_type=_DIRECTORY_TYPE)
+        info = await self._core.store.put(node.key, _EMPTY, content_type=DIRECTORY_TYPE)
         node.info = info
         if node.parent is not None:
             self._core.metadata.change(node.parent.key, node.name, Entry.folder(info))
@@ -124,8 +144,9 @@ class Namespace:
 
     # -- removing -------------------------------------------------------------------------------
 
+    @_keys_stay
     async def unlink(self, parent_id: int, name: bytes) -> None:
-        """Remove a file. One that is being written is given up; later writes lead nowhere.
+        """Remove a file. One that is being written is there for those who have it open.
 
         Raises:
             FileSystemError: ENOENT, EISDIR.
@@ -134,12 +155,14 @@ class Namespace:
         core = self._core
         parent = core.directory(parent_id)
         text = core.name(parent, name)
+        await core.settled(parent.key + text)
         node = core.local(parent, text)
         entry = None if node else (await core.look(parent, text)).entry
         if node is None and entry is None:
             raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
+        await core.writers.staging.about_to_change(parent.key + text)
         upload = node.upload if node else None
         if upload is not None:
             await upload.discard()
@@ -147,10 +170,11 @@ class Namespace:
             await core.store.delete(parent.key + text)
         except ServeError as error:
             if upload is not None:
-                upload.failed = error  # it stays, and what was written is lost: close(2) tells
+                upload.fail(error)  # it stays, and what was written is lost: close(2) tells
             raise
         self._removed(parent, text)
 
+    @_keys_stay
     async def rmdir(self, parent_id: int, name: bytes) -> None:
         """Remove an empty directory, which means its marker.
 
@@ -185,11 +209,11 @@ class Namespace:
         if (node := parent.children.get(name)) is not None:
             node.unlinked = True
             core.nodes.detach(node)
-        self._keep(parent)
+        self.keep(parent)
 
     # -- directories that only their content made -----------------------------------------------
 
-    def _keep(self, directory: Node) -> None:
+    def keep(self, directory: Node) -> None:
         """See to it that a directory does not vanish with the last thing in it.
 
         An implicit directory ends with its last key, which no program expects of a directory. It
@@ -213,16 +237,21 @@ class Namespace:
         directory, (decision, ended) = line[0], keeper
         try:
             await asyncio.wait([decision], timeout=_KEEP_AFTER)
-            if not decision.done():
-                decision.set_result(True)
-            if decision.result() and not (await self._first_key(directory)):
-                await self._write_marker(directory)
+            if not decision.done() or decision.result():
+                async with self._core.claims.changing(directory):
+                    await self._keep_now(directory, decision)
         finally:
             ended.set()
             del self._keepers[directory.id]
             for node in line:
                 node.kept = max(node.kept - 1, 0)
                 self._core.nodes.unpin(node)
+
+    async def _keep_now(self, directory: Node, decision: asyncio.Future[bool]) -> None:
+        if not decision.done():
+            decision.set_result(True)
+        if decision.result() and not (await self._first_key(directory)):
+            await self._write_marker(directory)
 
     async def _first_key(self, directory: Node) -> bool:
         return bool((await self._core.store.list_page(directory.key, max_keys=1)).objects)
@@ -237,6 +266,12 @@ class Namespace:
             return False
         await keeper.ended.wait()
         return True
+
+    def replaced(self, directory: Node) -> None:
+        """Let a directory go whose place another one has taken."""
+        keeper = self._keepers.get(directory.id)
+        if keeper is not None and not keeper.decision.done():
+            keeper.decision.set_result(False)
 
     def hurry(self) -> None:
         """Look after all such directories now: the mount ends."""

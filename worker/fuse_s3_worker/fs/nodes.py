@@ -1,7 +1,8 @@
 """The nodes that the kernel knows: an id, a place in the tree, and what is true of it now."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from fuse_s3_worker.fs.attributes import Overrides
 from fuse_s3_worker.store.types import ObjectInfo
 
 if TYPE_CHECKING:
-    from fuse_s3_worker.transfer.upload import Upload
+    from fuse_s3_worker.transfer.writer import FileWriter
 
 __all__ = ["ROOT_ID", "InodeNumbers", "Node", "Nodes", "inode_number"]
 
@@ -50,13 +51,17 @@ class Node:
         pins: reasons of ours to keep it: open handles, work under way.
         kept: how often a directory is looked after that exists here although, maybe, no key says
             so any more.
+        covers: it was never stored, and its name is still another's in the bucket, which it has
+            replaced.
         gone: it was removed, or replaced by something that is not the same file any more.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
+        replaced: it was removed by a rename of another one to its name.
     """
 
     __slots__ = (
-        "cached_etag", "children", "gone", "id", "info", "is_directory", "kept", "key", "name",
-        "nlookup", "overrides", "parent", "pins", "readers", "unlinked", "upload", "writers",
+        "cached_etag", "children", "covers", "gone", "id", "info", "is_directory", "kept", "key",
+        "name", "nlookup", "overrides", "parent", "pins", "readers", "replaced", "unlinked",
+        "upload", "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -64,12 +69,10 @@ class Node:
         self.parent = parent
         self.name = name
         self.is_directory = directory
-        self.key: str = name if parent is None else parent.key + name
-        if directory and parent is not None:
-            self.key += "/"
+        self.key: str = name if parent is None else self.key_in(parent)
         self.children: dict[str, Node] = {}
         self.info: ObjectInfo | None = None
-        self.upload: Upload | None = None
+        self.upload: FileWriter | None = None
         self.overrides: Overrides | None = None
         self.cached_etag: str | None = None
         self.nlookup = 0
@@ -77,11 +80,41 @@ class Node:
         self.readers = 0
         self.writers = 0
         self.kept = 0
+        self.covers = False
         self.gone = False
         self.unlinked = False
+        self.replaced = False
 
     def __repr__(self) -> str:
         return f"Node({self.id}, {self.key!r})"
+
+    def key_in(self, parent: "Node") -> str:
+        """Return the key that it has, or would have, in a directory."""
+        return f"{parent.key}{self.name}/" if self.is_directory else parent.key + self.name
+
+    def is_below(self, nodes: "Collection[Node]") -> bool:
+        """Tell whether this is one of `nodes`, or below one of them."""
+        node: Node | None = self
+        while node is not None:
+            if node in nodes:
+                return True
+            node = node.parent
+        return False
+
+    def tree(self) -> "Iterator[Node]":
+        """Yield this node and all below it, each after its parent."""
+        found = [self]
+        while found:
+            node = found.pop()
+            yield node
+            found += node.children.values()
+
+    def place(self, parent: "Node", name: str) -> None:
+        """Take another place in the tree, with everything below."""
+        self.parent, self.name = parent, name
+        for node in self.tree():
+            if node.parent is not None:
+                node.key = node.key_in(node.parent)
 
     @property
     def ino(self) -> int:
@@ -138,12 +171,35 @@ class Nodes:
             del node.parent.children[node.name]
         self.drop_unused(node)
 
+    def move(self, node: Node, parent: Node, name: str) -> None:
+        """Give a node another place, with everything below; what was there loses its name."""
+        there = parent.children.get(name)
+        before = node.parent
+        if before is not None and before.children.get(node.name) is node:
+            del before.children[node.name]
+        node.place(parent, name)
+        node.gone = False
+        parent.children[name] = node
+        if there is not None and there is not node:
+            self.detach(there)
+        if before is not None:
+            self.drop_unused(before)
+
     def forget(self, node_id: int, nlookup: int) -> None:
         """Take back references of the kernel."""
         node = self._by_id.get(node_id)
         if node is not None and node.id != ROOT_ID:
             node.nlookup = max(node.nlookup - nlookup, 0)
             self.drop_unused(node)
+
+    @contextlib.contextmanager
+    def pinned(self, node: Node) -> Iterator[None]:
+        """Keep a node for a while."""
+        node.pins += 1
+        try:
+            yield
+        finally:
+            self.unpin(node)
 
     def unpin(self, node: Node) -> None:
         """Take back a reason of ours."""

@@ -164,6 +164,7 @@ class NotifyCode(IntEnum):
 
 
 GETATTR_FH = 1 << 0
+WRITE_CACHE = 1 << 0
 FSYNC_FDATASYNC = 1 << 0
 RELEASE_FLUSH = 1 << 0
 
@@ -206,6 +207,11 @@ FORGET_IN = Struct("<Q")  # nlookup
 BATCH_FORGET_IN = Struct("<II")  # count dummy, then FORGET_ONE each
 FORGET_ONE = Struct("<QQ")  # nodeid nlookup
 INTERRUPT_IN = Struct("<Q")  # unique
+FALLOCATE_IN = Struct("<QQQII")  # fh offset length mode padding
+LSEEK_IN = Struct("<QQII")  # fh offset whence padding
+LSEEK_OUT = Struct("<Q")  # offset
+COPY_FILE_RANGE_IN = Struct("<7Q")  # fh_in off_in nodeid_out fh_out off_out len flags
+COPY_FILE_RANGE_OUT = Struct("<Q")  # bytes_copied
 RENAME_IN = Struct("<Q")  # newdir, then oldname and newname
 RENAME2_IN = Struct("<QII")  # newdir flags padding, then oldname and newname
 

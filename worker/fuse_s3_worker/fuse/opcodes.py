@@ -1,8 +1,6 @@
 """What is served: one row for each opcode, and ENOSYS for every other.
 
-The kernel remembers ENOSYS for most opcodes and does not ask again. RENAME is in the table
-although this version cannot rename: ENOSYS would end mv and rsync, while the EXDEV they get makes
-them copy and delete by themselves.
+The kernel remembers ENOSYS for most opcodes and does not ask again.
 """
 
 from collections.abc import Callable
@@ -55,6 +53,10 @@ SERVED: dict[int, Row] = {
     Opcode.INTERRUPT: Row(requests.Interrupt.decode, "interrupt", replies=False),
     Opcode.DESTROY: Row(requests.Empty.decode, "destroy"),
     Opcode.BATCH_FORGET: Row(requests.BatchForget.decode, "batch_forget", replies=False),
+    Opcode.FALLOCATE: Row(requests.Fallocate.decode, "fallocate"),
     Opcode.READDIRPLUS: Row(requests.Read.decode, "readdirplus", interruptible=True),
     Opcode.RENAME2: Row(requests.Rename.decode2, "rename"),
+    Opcode.LSEEK: Row(requests.Lseek.decode, "lseek"),
+    Opcode.COPY_FILE_RANGE: Row(requests.CopyFileRange.decode, "copy_file_range"),
+    Opcode.COPY_FILE_RANGE_64: Row(requests.CopyFileRange.decode, "copy_file_range_64"),
 }

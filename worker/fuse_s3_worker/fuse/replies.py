@@ -96,6 +96,16 @@ def write_out(size: int) -> bytes:
     return abi.WRITE_OUT.pack(size, 0)
 
 
+def lseek_out(offset: int) -> bytes:
+    """Answer LSEEK."""
+    return abi.LSEEK_OUT.pack(offset)
+
+
+def copy_file_range_out(size: int) -> bytes:
+    """Answer COPY_FILE_RANGE_64: so many bytes were copied."""
+    return abi.COPY_FILE_RANGE_OUT.pack(size)
+
+
 class Statfs(NamedTuple):
     """struct fuse_kstatfs."""
 

@@ -316,6 +316,11 @@ class Write(NamedTuple):
     flags: int
     data: memoryview
 
+    @property
+    def mapped(self) -> bool:
+        """Tell whether these are pages of a memory map that the kernel writes back."""
+        return bool(self.flags & abi.WRITE_CACHE)
+
     @classmethod
     def decode(cls, body: memoryview) -> Self:
         """Read the fields; the data must be as long as they say."""
@@ -366,6 +371,52 @@ class Fsync(NamedTuple):
         return cls(fh, bool(flags & abi.FSYNC_FDATASYNC))
 
 
+class Fallocate(NamedTuple):
+    """FALLOCATE: `mode` has the FALLOC_FL_* of fallocate(2)."""
+
+    fh: int
+    offset: int
+    length: int
+    mode: int
+
+    @classmethod
+    def decode(cls, body: memoryview) -> Self:
+        """Read handle, range and mode."""
+        fh, offset, length, mode, _ = exact(body, abi.FALLOCATE_IN)
+        return cls(fh, offset, length, mode)
+
+
+class Lseek(NamedTuple):
+    """LSEEK: only SEEK_DATA and SEEK_HOLE are asked for."""
+
+    fh: int
+    offset: int
+    whence: int
+
+    @classmethod
+    def decode(cls, body: memoryview) -> Self:
+        """Read handle and place."""
+        fh, offset, whence, _ = exact(body, abi.LSEEK_IN)
+        return cls(fh, offset, whence)
+
+
+class CopyFileRange(NamedTuple):
+    """COPY_FILE_RANGE and COPY_FILE_RANGE_64; the file that is copied from is `nodeid`."""
+
+    fh_in: int
+    off_in: int
+    nodeid_out: int
+    fh_out: int
+    off_out: int
+    len: int
+    flags: int
+
+    @classmethod
+    def decode(cls, body: memoryview) -> Self:
+        """Read both places and the length."""
+        return cls(*exact(body, abi.COPY_FILE_RANGE_IN))
+
+
 class Access(NamedTuple):
     """ACCESS; never sent under default_permissions."""
 
@@ -392,4 +443,5 @@ class Interrupt(NamedTuple):
 Message = (
     Init | Empty | Named | Forget | BatchForget | Getattr | Setattr | Mknod | Mkdir | Rename
     | Open | Create | Read | Write | Release | Flush | Fsync | Access | Interrupt
+    | Fallocate | Lseek | CopyFileRange
 )  # fmt: skip

@@ -63,8 +63,11 @@ class Pool:
         sink: Sink | None = None,
         *,
         urgent: bool = False,
+        patience: float = 0.0,
     ) -> Reply:
         """Send a request over a connection of its own, and return the reply.
+
+        `patience` is for how many seconds nothing may be heard, where that is longer than usual.
 
         Raises:
             HttpError: there is no reply; nothing is tried again here.
@@ -75,7 +78,11 @@ class Pool:
             connection = self._take_idle() or await self._connect()
             del self._busy[place]
             place = connection
-            watched = self._busy[connection] = _Watched(connection, downloads=sink is not None)
+            watched = self._busy[connection] = _Watched(
+                connection,
+                downloads=sink is not None,
+                patience=max(patience, self._stall_timeout),
+            )
             self._exchanges += 1
             self._start_ticking()
             reply = await connection.exchange(head, body, sink)
@@ -198,8 +205,8 @@ class Pool:
         now = asyncio.get_running_loop().time()
         watched = [one for one in self._busy.values() if one is not None]
         for one in watched:
-            if one.stalled_for() > self._stall_timeout:
-                text = f"{self.connector.endpoint}: nothing for {self._stall_timeout:.0f} s"
+            if one.stalled_for() > one.patience:
+                text = f"{self.connector.endpoint}: nothing for {one.patience:.0f} s"
                 one.connection.fail(StalledError(text))
         self._give_up_stragglers([one for one in watched if one.downloads])
         while self._idle and now - self._idle[0][0] > _IDLE_TIMEOUT:
@@ -211,9 +218,10 @@ class Pool:
 class _Watched:
     """An exchange under way, and how it moves."""
 
-    def __init__(self, connection: Connection, *, downloads: bool) -> None:
+    def __init__(self, connection: Connection, *, downloads: bool, patience: float) -> None:
         self.connection = connection
         self.downloads = downloads
+        self.patience = patience
         self._begun = asyncio.get_running_loop().time()
         self._moved = connection.moved
         self._seen = (-1, -1)

@@ -6,6 +6,7 @@ again at once, a bounded number of times; only then does it count as a failure.
 """
 
 import asyncio
+import functools
 import logging
 import re
 from collections import Counter
@@ -140,14 +141,21 @@ class Caller:
     async def _exchange(
         self, line: Line, request: Request, head: bytes, sink: Sink | None
     ) -> Reply:
-        pieces = request.body.pieces
+        send = functools.partial(
+            line.pool.exchange,
+            head,
+            request.body.pieces,
+            sink,
+            urgent=request.urgent,
+            patience=request.patience,
+        )
         try:
-            return await line.pool.exchange(head, pieces, sink, urgent=request.urgent)
+            return await send()
         except UnexpectedCloseError as error:
             if not error.stale:
                 raise
         # An idle connection that the server had closed; the next one is new, or says so too.
-        return await line.pool.exchange(head, pieces, sink, urgent=request.urgent)
+        return await send()
 
     async def _payload(self, line: Line, request: Request, credentials: Credentials | None) -> str:
         if not request.body.size:

@@ -6,13 +6,18 @@ written. Native code of awscrt: about 10 GB/s, outside the interpreter lock.
 """
 
 import base64
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from fuse_s3_worker.http.connection import Buffer
+from fuse_s3_worker.store.types import PartResult
 
-__all__ = ["Algorithm", "algorithm"]
+__all__ = ["Algorithm", "algorithm", "md5_etag", "multipart_etag"]
+
+_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 class Algorithm(NamedTuple):
@@ -67,3 +72,21 @@ def algorithm(name: str) -> Algorithm:
         "crc64nvme": (8, checksums.crc64nvme, checksums.combine_crc64nvme),
     }
     return Algorithm(name, *table[name])
+
+
+def md5_etag(pieces: Iterable[Buffer]) -> str:
+    """Return the ETag of an object that is stored in one request, where that is an MD5 sum."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return f'"{digest.hexdigest()}"'
+
+
+def multipart_etag(parts: Sequence[PartResult]) -> str:
+    """Return the ETag that S3 gives an object of these parts; "" when they are no MD5 sums."""
+    sums = [match[1] for part in parts if (match := _MD5_ETAG.fullmatch(part.etag))]
+    if len(sums) != len(parts):
+        return ""
+    joined = b"".join(map(bytes.fromhex, sums))
+    digest = hashlib.md5(joined, usedforsecurity=False).hexdigest()
+    return f'"{digest}-{len(parts)}"'

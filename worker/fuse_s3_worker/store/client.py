@@ -4,10 +4,8 @@ Signing, sending, retrying and correcting are in `calls`; this module is the S3 
 """
 
 import asyncio
-import hashlib
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 from fuse_s3_worker.config.options import Settings
@@ -16,12 +14,16 @@ from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
-from fuse_s3_worker.store.checksums import Algorithm, algorithm
+from fuse_s3_worker.store.checksums import Algorithm, algorithm, md5_etag, multipart_etag
+from fuse_s3_worker.store.conditions import Conditions
+from fuse_s3_worker.store.endpoint import is_directory_bucket
 from fuse_s3_worker.store.failures import request_id, server_time
+from fuse_s3_worker.store.moves import Kind, Moves, kept_headers
 from fuse_s3_worker.store.ranges import BeginningReceiver, RangeReceiver
 from fuse_s3_worker.store.sigv4 import encode_path
 from fuse_s3_worker.store.types import (
     Body,
+    Description,
     ListPage,
     MultipartUpload,
     ObjectInfo,
@@ -35,23 +37,40 @@ __all__ = ["S3Store"]
 _log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
+_STORAGE_CLASS = "x-amz-storage-class"
 # Where S3 says that there is no such upload, Ceph says InternalError; the others are replies lost.
 _MAY_BE_DONE = frozenset(
-    {Fault.NO_SUCH_UPLOAD, Fault.UNAVAILABLE, Fault.UNREACHABLE, Fault.BAD_REPLY}
+    {
+        *(Fault.NO_SUCH_UPLOAD, Fault.UNAVAILABLE, Fault.UNREACHABLE, Fault.BAD_REPLY),
+        *(Fault.CHANGED, Fault.NOT_FOUND),  # a condition that was met before the reply was lost
+    }
 )
-_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
+_CANNOT_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST})
 
 
 class S3Store:
-    """One bucket."""
+    """One bucket.
 
-    def __init__(self, caller: Caller, bucket: str, settings: Settings) -> None:
+    Attributes:
+        address: of its server, as it was given; "" for Amazon's.
+    """
+
+    def __init__(
+        self, caller: Caller, bucket: str, settings: Settings, *, address: str | None = None
+    ) -> None:
+        """Use a bucket at `address`; "" is Amazon's, whose ways are known."""
         self._call = caller.call
         self._caller = caller
         self._bucket = bucket
         chosen = settings.upload_checksum
         self._checksum_name = {"auto": "crc64nvme", "off": ""}.get(chosen, chosen)
         self._new_object_headers = _new_object_headers(settings)
+        self.address = address or ""
+        self._amazon = address == ""
+        self._conditions = Conditions(self.head, amazon=self._amazon)
+        kind = Kind(amazon=self._amazon, directory_bucket=is_directory_bucket(bucket))
+        self._moves = Moves(caller, self.head, self._copy_source, kind)
+        self._copies = True
         caller.on_checksum_refused = self._do_without_checksum
 
     @property
@@ -135,13 +154,33 @@ class S3Store:
 
     # -- writing --------------------------------------------------------------------------------
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
-        """API: PutObject."""
-        request = Request("PutObject", "PUT", key, headers=self._headers(content_type), body=body)
-        request.urgent = False
-        if self._checksum:
-            request.checksums = {self._checksum.header: self._checksum.of(body.pieces)}
-        return _stored(key, body.size, await self._call(request))
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """API: PutObject, with If-Match where it must replace a version."""
+        checksum = self._checksum.of(body.pieces) if self._checksum else ""
+
+        async def send(condition: dict[str, str]) -> ObjectInfo:
+            request = Request("PutObject", "PUT", key, body=body, urgent=False)
+            request.headers = self._headers(content_type, like) | condition
+            if self._checksum:
+                request.checksums = {self._checksum.header: checksum}
+            return _stored(key, body.size, await self._call(request))
+
+        try:
+            return await self._conditions.run("PutObject", replaces, send)
+        except StoreError as error:
+            if error.fault is not Fault.CHANGED:
+                raise
+            # A reply that was lost, and the second try found what the first one had stored.
+            etag = await asyncio.to_thread(md5_etag, body.pieces)
+            return await self._stored_already(key, body.size, etag, checksum, error)
 
     async def delete(self, key: str) -> None:
         """API: DeleteObject."""
@@ -151,10 +190,12 @@ class S3Store:
             if error.fault is not Fault.NOT_FOUND:
                 raise
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         request = Request("CreateMultipartUpload", "POST", key, {"uploads": ""})
-        request.headers = self._headers(content_type)
+        request.headers = self._headers(content_type, like)
         if self._checksum:
             request.checksums = {
                 "x-amz-checksum-algorithm": self._checksum.label,
@@ -186,13 +227,51 @@ class S3Store:
         }
         if source.etag:
             request.headers["x-amz-copy-source-if-match"] = source.etag
-        etag = await self._caller.ask(request, lambda r: documents.parse_copy_part(r.body))
+        try:
+            etag = await self._caller.ask(request, _copied_part)
+        except StoreError as error:
+            self._note_whether_it_copies(error)
+            raise
         return PartResult(number, end - start, etag, "")
 
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        """API: CopyObject, with nothing but the bytes of the source.
+
+        A server that does not mind the condition on the source may have made a copy of a newer
+        version: a whole one, and the caller is told.
+        """
+        request = Request("CopyObject", "PUT", key, headers=self._headers(content_type))
+        request.headers |= {
+            "x-amz-copy-source": self._copy_source(source.key),
+            "x-amz-metadata-directive": "REPLACE",
+            "x-amz-tagging-directive": "REPLACE",
+        }
+        if source.etag:
+            request.headers["x-amz-copy-source-if-match"] = source.etag
+        try:
+            found = await self._caller.ask(request, lambda r: _copied(key, source.size, r))
+        except StoreError as error:
+            self._note_whether_it_copies(error)
+            raise
+        if not self._amazon and found.etag != source.etag:
+            await self._conditions.look(source)
+        return found
+
+    def copies_from(self, key: str) -> bool:
+        """Tell whether this server copies.
+
+        Ceph, as of 16, decodes the name of a source twice, and some names end the server.
+        """
+        return self._copies and (self._amazon or "%" not in key)
+
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        """API: CompleteMultipartUpload.
+        """API: CompleteMultipartUpload, with If-Match where it must replace a version.
 
         The reply may be lost after the parts became an object, and a second try is then told
         that there is no such upload. Whether there is the right object decides.
@@ -200,25 +279,32 @@ class S3Store:
         size = sum(part.size for part in parts)
         element = self._checksum.element if self._checksum else ""
         document = documents.complete_multipart_document(parts, element)
-        request = Request("CompleteMultipartUpload", "POST", upload.key)
-        request.query = {"uploadId": upload.upload_id}
-        request.headers = {"x-amz-mp-object-size": str(size), "content-type": "application/xml"}
-        request.body = Body((document,), len(document))
+        checksums: dict[str, str] = {}
+        whole = ""
         if self._checksum and all(part.checksum for part in parts):
-            sums = [(part.checksum, part.size) for part in parts]
-            request.checksums = {
-                self._checksum.header: self._checksum.of_parts(sums),
-                "x-amz-checksum-type": "FULL_OBJECT",
-            }
+            whole = self._checksum.of_parts([(part.checksum, part.size) for part in parts])
+            checksums = {self._checksum.header: whole, "x-amz-checksum-type": "FULL_OBJECT"}
 
-        async def attempt() -> ObjectInfo:
+        async def attempt(condition: dict[str, str]) -> ObjectInfo:
+            request = Request("CompleteMultipartUpload", "POST", upload.key)
+            request.query = {"uploadId": upload.upload_id}
+            request.headers = {"x-amz-mp-object-size": str(size), "content-type": "application/xml"}
+            request.headers |= condition
+            request.body = Body((document,), len(document))
+            request.checksums = dict(checksums)
             try:
                 reply = await self._caller.attempt(request)
                 return await self._completed(upload.key, size, reply)
             except StoreError as error:
-                return await self._completed_already(upload.key, size, parts, error)
+                if error.fault not in _MAY_BE_DONE:
+                    raise
+                etag = multipart_etag(parts)
+                return await self._stored_already(upload.key, size, etag, whole, error)
 
-        return await self._caller.retrier.run(attempt)
+        async def send(condition: dict[str, str]) -> ObjectInfo:
+            return await self._caller.retrier.run(lambda: attempt(condition))
+
+        return await self._conditions.run("CompleteMultipartUpload", replaces, send)
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
@@ -229,6 +315,62 @@ class S3Store:
             if error.fault not in {Fault.NO_SUCH_UPLOAD, Fault.NOT_FOUND}:
                 raise
 
+    # -- moving; see `moves` --------------------------------------------------------------------
+
+    @property
+    def copy_max(self) -> int:
+        """Bytes of the largest object that `duplicate` is right for."""
+        return self._moves.copy_max
+
+    @property
+    def renames(self) -> bool:
+        """Tell whether there is RenameObject."""
+        return self._moves.kind.directory_bucket
+
+    @property
+    def heeds_conditions(self) -> bool:
+        """Tell whether this server is known to heed them all."""
+        return self._amazon
+
+    async def describe(self, key: str) -> Description:
+        """API: HeadObject, and GetObjectTagging where there are tags."""
+        reply = await self._call(Request("HeadObject", "HEAD", key))
+        info, headers = _info(key, reply), kept_headers(reply.head.headers)
+        if info.storage_class:
+            headers[_STORAGE_CLASS] = info.storage_class
+        # Ceph, as of 16, does not tell how many tags there are.
+        if reply.head.headers.get("x-amz-tagging-count") or not self._amazon:
+            headers |= await self._moves.tags(key)
+        return Description(info, headers)
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: CopyObject, with all that belongs to the source."""
+        if not self._copies:
+            raise StoreError(Fault.NOT_IMPLEMENTED, f"copy of {source.key!r}: not tried again")
+        headers = self._headers("", {})
+        try:
+            return await self._moves.duplicate(source, key, headers, exclusive=exclusive)
+        except StoreError as error:
+            if error.fault is Fault.NOT_IMPLEMENTED:
+                self._note_whether_it_copies(error)
+            raise
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """API: RenameObject."""
+        return await self._moves.rename_object(source, key, exclusive=exclusive)
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        """API: DeleteObject with If-Match."""
+        return await self._moves.delete_version(info)
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        """API: DeleteObjects."""
+        return await self._moves.delete_many(objects)
+
     # -- details --------------------------------------------------------------------------------
 
     async def _completed(self, key: str, size: int, reply: Reply) -> ObjectInfo:
@@ -238,24 +380,30 @@ class S3Store:
             return await self.head(key)  # Ceph leaves it empty here and knows it there
         return ObjectInfo(key, size, _clock(reply), etag)
 
-    async def _completed_already(
-        self, key: str, size: int, parts: Sequence[PartResult], error: StoreError
+    async def _stored_already(
+        self, key: str, size: int, etag: str, checksum: str, error: StoreError
     ) -> ObjectInfo:
-        """Return the object if it is the one these parts make; otherwise raise `error`."""
-        expected = _multipart_etag(parts)
-        if error.fault not in _MAY_BE_DONE or not expected:
+        """Return the object if it is what was to be stored; otherwise raise `error`."""
+        if not (etag or checksum):
             raise error
+        request = Request("HeadObject", "HEAD", key, headers={"x-amz-checksum-mode": "ENABLED"})
         try:
-            found = await self.head(key)
+            reply = await self._call(request)
+            found = _info(key, reply)
         except StoreError:
-            raise error from None  # the file was not stored, whatever there is or is not
-        if found.etag != expected or found.size != size:
+            raise error from None  # it was not stored, whatever there is or is not
+        theirs = reply.head.headers.get(self._checksum.header, "") if self._checksum else ""
+        same = (checksum and theirs == checksum) or (etag and found.etag == etag)
+        if not same or found.size != size:
             raise error
         event(_log, logging.INFO, "upload_was_complete", {"key": key, "reason": error})
         return found
 
-    def _headers(self, content_type: str) -> dict[str, str]:
+    def _headers(self, content_type: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = dict(self._new_object_headers)
+        if like is not None:
+            headers.pop(_STORAGE_CLASS, None)
+            headers.update(like)
         if content_type:
             headers["content-type"] = content_type
         return headers
@@ -264,6 +412,16 @@ class S3Store:
         if self._bucket.startswith("arn:"):
             return encode_path(f"{self._bucket}/object/{key}")
         return encode_path(f"/{self._bucket}/{key}")
+
+    def _note_whether_it_copies(self, error: StoreError) -> None:
+        """Remember that this server does not copy, if that is what `error` says."""
+        if error.fault in _CANNOT_COPY and self._copies:
+            self._copies = False
+            details = {
+                "reason": error,
+                "advice": "what could be copied is fetched and sent instead",
+            }
+            event(_log, logging.INFO, "copy_refused", details | error.details)
 
     def _do_without_checksum(self, error: StoreError) -> None:
         """Remember that this server knows no such checksums."""
@@ -275,7 +433,7 @@ class S3Store:
 
 def _new_object_headers(settings: Settings) -> dict[str, str]:
     headers = {
-        "x-amz-storage-class": settings.storage_class,
+        _STORAGE_CLASS: settings.storage_class,
         "x-amz-server-side-encryption": settings.sse,
         "x-amz-server-side-encryption-aws-kms-key-id": settings.sse_kms_key_id,
     }
@@ -289,6 +447,21 @@ def _begun(key: str, reply: Reply) -> MultipartUpload:
     if not upload_id:
         raise StoreError(Fault.BAD_REPLY, f"no upload id for {key!r}")
     return MultipartUpload(key, upload_id)
+
+
+def _copied(key: str, size: int, reply: Reply) -> ObjectInfo:
+    """Read the reply to CopyObject."""
+    copy = documents.parse_copy(reply.body)
+    return ObjectInfo(key, size, copy.mtime or _clock(reply), copy.etag)
+
+
+def _copied_part(reply: Reply) -> str:
+    """Read the reply to UploadPartCopy: the part's ETag."""
+    if not reply.body and "etag" in reply.head.headers:
+        # It does not know what the header with the source means.
+        text = "the server took a copy for a part without bytes"
+        raise StoreError(Fault.NOT_IMPLEMENTED, text, status=reply.head.status)
+    return documents.parse_copy(reply.body, "CopyPartResult").etag
 
 
 def _part_query(upload: MultipartUpload, number: int) -> dict[str, str]:
@@ -306,7 +479,7 @@ def _info(key: str, reply: Reply) -> ObjectInfo:
         raise StoreError(
             Fault.BAD_REPLY, f"HEAD of {key!r} tells no size", request_id=request_id(reply)
         )
-    storage_class = headers.get("x-amz-storage-class", "")
+    storage_class = headers.get(_STORAGE_CLASS, "")
     return ObjectInfo(key, size, mtime, headers.get("etag", ""), storage_class)
 
 
@@ -317,13 +490,3 @@ def _stored(key: str, size: int, reply: Reply) -> ObjectInfo:
 def _clock(reply: Reply) -> int:
     """Return the time of a reply: what Last-Modified will be, to a second or so."""
     return int(server_time(reply) or 0) * _SECOND
-
-
-def _multipart_etag(parts: Sequence[PartResult]) -> str:
-    """Return the ETag that S3 gives an object of these parts; "" when they are no MD5 sums."""
-    sums = [match[1] for part in parts if (match := _MD5_ETAG.fullmatch(part.etag))]
-    if len(sums) != len(parts):
-        return ""
-    joined = b"".join(map(bytes.fromhex, sums))
-    digest = hashlib.md5(joined, usedforsecurity=False).hexdigest()
-    return f'"{digest}-{len(parts)}"'

@@ -5,9 +5,10 @@ S3 never sends, is refused all the same. Namespaces are dropped: some servers le
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -17,12 +18,17 @@ from fuse_s3_worker.store.rows import Row, cut_rows
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
 __all__ = [
+    "Copy",
     "complete_multipart_document",
+    "delete_document",
     "error_code",
-    "parse_copy_part",
+    "expressible",
+    "parse_copy",
+    "parse_delete_errors",
     "parse_error",
     "parse_list_page",
     "parse_result",
+    "parse_tags",
     "peek_token",
 ]
 
@@ -33,6 +39,9 @@ _DECLARATION = f' xmlns="{_NAMESPACE}"'.encode()
 # with them. Noncharacters, of which Unicode has as many, stand in for them while expat reads.
 _CONTROL = re.compile(rb"&#x([01][0-9a-fA-F]);")
 _STAND_INS = 0xFDD0
+# What XML 1.0 has no way to write, and what it takes for something else unless it is referred to.
+_INEXPRESSIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_REFERRED = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 # Keys cannot look like this in a document; a token with references is left to the parser.
 _TOKEN = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _CONTROLS = {_STAND_INS + number: number for number in range(32)}
@@ -135,12 +144,23 @@ def parse_result(body: bytes, name: str, field: str) -> str:
     return _text(_parse(body, name), field)
 
 
-def parse_copy_part(body: bytes) -> str:
-    """Return the ETag of a CopyPartResult."""
-    etag = quoted(parse_result(body, "CopyPartResult", "ETag"))
+class Copy(NamedTuple):
+    """What a copy is: its ETag, and its time in nanoseconds, 0 when that was not told."""
+
+    etag: str
+    mtime: int
+
+
+def parse_copy(body: bytes, name: str = "CopyObjectResult") -> Copy:
+    """Read a CopyObjectResult or a CopyPartResult."""
+    root = _parse(body, name)
+    etag, modified = quoted(_text(root, "ETag")), _text(root, "LastModified")
     if not etag:
-        raise StoreError(Fault.BAD_REPLY, "a copied part has no ETag")
-    return etag
+        raise StoreError(Fault.BAD_REPLY, f"a {name} without an ETag")
+    try:
+        return Copy(etag, parse_time(modified) if modified else 0)
+    except ValueError as error:
+        raise StoreError(Fault.BAD_REPLY, f"a {name} has a bad time: {error}") from None
 
 
 def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:
@@ -158,6 +178,36 @@ def complete_multipart_document(parts: Sequence[PartResult], checksum_element: s
     return f"{document}</CompleteMultipartUpload>".encode()
 
 
+def expressible(key: str) -> bool:
+    """Tell whether a key can be written into a document."""
+    return _INEXPRESSIBLE.search(key) is None
+
+
+def delete_document(objects: Iterable[ObjectInfo], *, versions: bool) -> bytes:
+    """Write the body of DeleteObjects; with `versions`, each is deleted as this version only."""
+    lines = []
+    for info in objects:
+        etag = f"<ETag>{escape(info.etag)}</ETag>" if versions and info.etag else ""
+        lines.append(f"<Object><Key>{escape(info.key, _REFERRED)}</Key>{etag}</Object>")
+    document = f'<Delete xmlns="{_NAMESPACE}"><Quiet>true</Quiet>{"".join(lines)}</Delete>'
+    return document.encode()
+
+
+def parse_delete_errors(body: bytes) -> list[tuple[str, str, str]]:
+    """Read a DeleteResult; return key, code and message of what could not be deleted."""
+    root = _parse(body, "DeleteResult")
+    return [
+        (_text(entry, "Key"), _text(entry, "Code"), _text(entry, "Message"))
+        for entry in root.iterfind("Error")
+    ]
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    """Read a Tagging document."""
+    root = _parse(body, "Tagging")
+    return {_text(tag, "Key"): _text(tag, "Value") for tag in root.iterfind("TagSet/Tag")}
+
+
 def _parse(body: bytes, name: str) -> ElementTree.Element:
     """Parse a document whose root must be `name`."""
     # A NUL is UTF-16, in which a document type would not be found.
@@ -166,8 +216,9 @@ def _parse(body: bytes, name: str) -> ElementTree.Element:
     readable, controls = _CONTROL.subn(
         lambda match: b"&#%d;" % (_STAND_INS + int(match[1], 16)), body
     )
-    # Without its declaration the namespace is in no tag, and thousands need not be looked at.
-    readable = readable.replace(_DECLARATION, b"", 1)
+    # Without its declaration the namespace is in no tag, and thousands need not be looked at. What
+    # takes a server long is preceded by spaces, which keep the connection alive.
+    readable = readable.replace(_DECLARATION, b"", 1).lstrip()
     try:
         root = ElementTree.fromstring(readable)  # noqa: S314  no entities: see the top
     except (ElementTree.ParseError, LookupError, ValueError):  # these two: a strange encoding

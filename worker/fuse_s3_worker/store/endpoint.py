@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.http.connect import Endpoint
 
-__all__ = ["DEFAULT_REGION", "EndpointError", "Target", "resolve"]
+__all__ = ["DEFAULT_REGION", "EndpointError", "Target", "is_directory_bucket", "resolve"]
 
 DEFAULT_REGION = "us-east-1"
 _USUAL_PORT = {"http": 80, "https": 443}
@@ -32,6 +32,11 @@ class Target(NamedTuple):
     path: str
     region: str
     service: str = "s3"
+
+
+def is_directory_bucket(bucket: str) -> bool:
+    """Tell a bucket of S3 Express One Zone by its name, which nothing else may have."""
+    return bucket.endswith("--x-s3")
 
 
 def resolve(settings: Settings, bucket: str, region: str, endpoint_url: str) -> Target:

@@ -6,7 +6,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.store.documents import parse_error
 
-__all__ = ["ReplyError", "classify", "request_id", "server_time"]
+__all__ = ["ReplyError", "classify", "fault_of", "request_id", "server_time"]
 
 
 class ReplyError(StoreError):
@@ -109,6 +109,11 @@ def classify(reply: Reply, what: str, *, clock: float | None = None) -> ReplyErr
     )
     error.reply = reply
     return error
+
+
+def fault_of(code: str) -> Fault:
+    """Return the fault that an error's code stands for, where there is no status beside it."""
+    return _BY_CODE.get(code, Fault.BAD_REQUEST)
 
 
 def request_id(reply: Reply) -> str:

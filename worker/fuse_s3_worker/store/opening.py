@@ -62,7 +62,7 @@ async def open_store(
         caller = Caller(
             lines.make(region or DEFAULT_REGION, ""), provider, lines.make, _always(settings)
         )
-        store = S3Store(caller, spec.bucket, settings)
+        store = S3Store(caller, spec.bucket, settings, address=url)
     except (PasswdFileError, EndpointError, NoCertificatesError, ConnectError) as error:
         raise CannotServeError(str(error), errno.EINVAL) from None
     except StoreError as error:

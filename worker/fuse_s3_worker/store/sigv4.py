@@ -93,7 +93,7 @@ class Signer:
             )
         )
         scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
-        digest = sha256(canonical.encode()).hexdigest()
+        digest = sha256(canonical.encode("latin-1")).hexdigest()  # as headers are sent
         text = f"{ALGORITHM}\n{stamp}\n{scope}\n{digest}"
         key = self._signing_key(credentials.secret_key, stamp[:8])
         signature = hmac.digest(key, text.encode(), "sha256").hex()

@@ -1,18 +1,21 @@
 """What the rest of the worker sees of an object store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from fuse_s3_worker.errors import StoreError
 from fuse_s3_worker.http.connection import Buffer, Sink
 
 __all__ = [
     "Body",
+    "Description",
     "ListPage",
     "MultipartUpload",
     "ObjectInfo",
     "ObjectStore",
     "PartResult",
     "RangeSink",
+    "same_version",
 ]
 
 
@@ -32,6 +35,19 @@ class ObjectInfo(NamedTuple):
     mtime: int
     etag: str
     storage_class: str = ""
+
+
+def same_version(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Tell whether two entity tags may be one version's: they are equal, or one is missing."""
+    tags = [info.etag.removeprefix("W/").strip('"') for info in (one, other)]
+    return not all(tags) or tags[0] == tags[1]
+
+
+class Description(NamedTuple):
+    """An object, and the headers that make a new one like it: metadata, tags, storage class."""
+
+    info: ObjectInfo
+    headers: Mapping[str, str]
 
 
 class ListPage(NamedTuple):
@@ -104,14 +120,28 @@ class ObjectStore(Protocol):
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """Fetch bytes [start, end) of the version `etag` into `sink` (CHANGED when it is gone)."""
 
-    async def put(self, key: str, body: Body, *, content_type: str = "") -> ObjectInfo:
-        """Store an object in one request."""
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        content_type: str = "",
+        replaces: ObjectInfo | None = None,
+        like: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Store an object in one request.
+
+        With `replaces`, it is stored only in the place of that version (CHANGED when another one
+        is there, or none). With `like`, it has these headers of a Description.
+        """
 
     async def delete(self, key: str) -> None:
         """Delete an object; that there is none is no error."""
 
-    async def create_multipart(self, key: str, *, content_type: str = "") -> MultipartUpload:
-        """Begin a multipart upload."""
+    async def create_multipart(
+        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+    ) -> MultipartUpload:
+        """Begin a multipart upload; `like` as for `put`."""
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         """Upload one part; part numbers begin at 1."""
@@ -119,12 +149,69 @@ class ObjectStore(Protocol):
     async def copy_part(
         self, upload: MultipartUpload, number: int, source: ObjectInfo, start: int, end: int
     ) -> PartResult:
-        """Make bytes [start, end) of an existing object a part, without moving them through us."""
+        """Make bytes [start, end) of an existing object a part, without moving them through us.
+
+        Not every store heeds that it shall be the version `source`: see that it still is.
+        """
+
+    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+        """Make the whole of an existing object another one (CHANGED when it is not `source`)."""
+
+    def copies_from(self, key: str) -> bool:
+        """Tell whether `copy` and `copy_part` can be tried with a source of this name."""
 
     async def complete_multipart(
-        self, upload: MultipartUpload, parts: Sequence[PartResult]
+        self,
+        upload: MultipartUpload,
+        parts: Sequence[PartResult],
+        *,
+        replaces: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        """Make the parts one object."""
+        """Make the parts one object; `replaces` as for `put`."""
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """Give up an upload; that it is gone already is no error."""
+
+    # -- moving ---------------------------------------------------------------------------------
+
+    @property
+    def copy_max(self) -> int:
+        """Bytes of the largest object that `duplicate` is right for."""
+
+    @property
+    def renames(self) -> bool:
+        """Tell whether `rename_object` is there."""
+
+    @property
+    def heeds_conditions(self) -> bool:
+        """Tell whether the store is known to heed every condition, so that nobody need look."""
+
+    async def describe(self, key: str) -> Description:
+        """Describe one object, with what `put` and `create_multipart` need for one like it."""
+
+    async def duplicate(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """Copy an object with all that belongs to it.
+
+        CHANGED when it is not the version `source`, which not every store heeds, or, with
+        `exclusive`, when there is something at `key`, which not every store heeds either.
+        NOT_IMPLEMENTED when the store does not copy.
+        """
+
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
+        """Give an object another key in one step, on the same conditions."""
+
+    async def delete_version(self, info: ObjectInfo) -> bool:
+        """Delete an object if it is this version; False when it is another, and stays.
+
+        A store that does not heed this deletes whatever is there.
+        """
+
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
+        """Delete objects; return why, by key, what could not be deleted.
+
+        Where a store heeds it, CHANGED says that one is another version, and stays.
+        """

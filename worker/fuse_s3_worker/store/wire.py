@@ -27,6 +27,7 @@ class Request:
         checksums: headers that are left out when a server does not know them.
         payload: SHA-256 of the body in hex, or UNSIGNED-PAYLOAD.
         urgent: metadata, which goes before data.
+        patience: seconds without a sign of life, where the usual ones are too few.
     """
 
     operation: str
@@ -38,6 +39,7 @@ class Request:
     body: Body = EMPTY
     payload: str = ""
     urgent: bool = True
+    patience: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.operation} {self.key!r}"

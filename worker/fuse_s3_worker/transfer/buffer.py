@@ -78,7 +78,7 @@ class PartBuffer:
     def write(self, at: int, data: Buffer) -> None:
         """Put `data` at `at`, which is inside the reserved room; a gap before it becomes zeros."""
         if at > self.size:
-            self._fill(self.size, at)
+            self.fill(self.size, at)
         view = memoryview(data)
         for target in self._views(at, at + len(view)):
             target[:] = view[: len(target)]
@@ -88,10 +88,11 @@ class PartBuffer:
     def truncate(self, size: int) -> None:
         """Set the size, inside the reserved room; what is added is zeros."""
         if size > self.size:
-            self._fill(self.size, size)
+            self.fill(self.size, size)
         self.size = size
 
-    def _fill(self, start: int, end: int) -> None:
+    def fill(self, start: int, end: int) -> None:
+        """Make bytes [start, end), inside the reserved room, zeros."""
         for target in self._views(start, end):
             target[:] = bytes(len(target))
 

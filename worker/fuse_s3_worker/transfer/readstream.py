@@ -126,6 +126,7 @@ class ReadStream:
         self._delivered_any = False
         self._reopening: asyncio.Task[None] | None = None
         self._closed = False
+        self._moving = False
         self._pool.add_reclaimer(self, self._reclaim)
 
     @property
@@ -273,9 +274,12 @@ class ReadStream:
             self._pool.relieve()
         else:
             self._remove(segment)
-        if self._closed or info is not self._info:
-            return  # nobody waits for bytes of the version before any more
-        if isinstance(error, StoreError):
+        if self._closed:
+            return
+        if info is not self._info:
+            if error is not None:
+                self._ask_again()  # the same bytes have another name now
+        elif isinstance(error, StoreError):
             self._failed(segment, error)
         elif error is not None:
             event(_log, logging.ERROR, "bug", {"in": "transfer", "reason": repr(error)})
@@ -283,6 +287,8 @@ class ReadStream:
 
     def _failed(self, segment: Segment, error: StoreError) -> None:
         """A transfer failed for good. Before the first byte, a newer version may take its place."""
+        if error.fault in _GONE and self._moving:
+            return  # who waits is asked for again, by `end_move`
         if error.fault in _GONE and not self._delivered_any:
             if self._reopening is None:
                 self._reopening = asyncio.create_task(self._open_anew())
@@ -317,6 +323,24 @@ class ReadStream:
         parked, self._parked = self._parked, []
         for read in parked:
             self.read(read.unique, read.start, read.size)
+
+    # -- another name ---------------------------------------------------------------------------
+
+    def begin_move(self) -> None:
+        """Take it for no failure when the object is gone from its name; until `end_move`."""
+        self._moving = True
+
+    def end_move(self, info: ObjectInfo | None = None) -> None:
+        """Go on reading the same bytes under another name, or with None under the old one."""
+        self._moving = False
+        if info is not None:
+            self._info = info
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Ask for what READs wait for and nothing is under way to bring."""
+        for parked in self._parked[:]:
+            self._fetch_missing(parked.start, parked.end)
 
     # -- memory ---------------------------------------------------------------------------------
 

@@ -1,61 +1,50 @@
-"""Sending a file to the store while a program writes it.
+"""Sending a file to the store while a program writes it, in order.
 
 The bytes since the last part boundary are in memory, where they may be changed; earlier ones are
-on their way. A file that ends within its first part is one PUT, a longer one a multipart upload
-whose parts go out side by side while the program goes on. Nothing is visible in the bucket before
-`commit`, and nothing of an upload that is given up stays there.
+on their way, and stay in memory as long as there is enough of it. A file that ends within its first
+part is one PUT, a longer one a multipart upload whose parts go out side by side while the program
+goes on. What an object is continued from is made its first parts by the store itself. Nothing is
+visible in the bucket before `commit`, and nothing of an upload that is given up stays there.
 
-A file may be written on after a commit: a small object is fetched back, a large one becomes, by
-server-side copy, the first part of the next upload.
+What cannot be done in this way is done in a stage, as long as every byte is still here: then the
+upload is given up, and what was written goes there.
 """
 
 import asyncio
 import errno
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
-from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
-from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.log import event
-from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, ObjectStore, PartResult
-from fuse_s3_worker.transfer.blocks import Pool
+from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartResult
+from fuse_s3_worker.transfer.assembly import NO_COPY
+from fuse_s3_worker.transfer.blocks import BLOCK
 from fuse_s3_worker.transfer.buffer import PartBuffer
-from fuse_s3_worker.transfer.partsize import (
-    OBJECT_MAX,
-    PART_MAX,
-    PART_MIN,
-    largest_object,
-    part_size,
+from fuse_s3_worker.transfer.extents import Extent
+from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
+from fuse_s3_worker.transfer.partsize import PART_MIN, PARTS_MAX, part_size
+from fuse_s3_worker.transfer.planner import Copied, PartsPlan, plan
+from fuse_s3_worker.transfer.staged import StagedFile
+from fuse_s3_worker.transfer.uploads import Uploads
+from fuse_s3_worker.transfer.writable import (
+    NeedsStagingError,
+    WritableFile,
+    as_serve_error,
+    check_size,
 )
 
-__all__ = ["Upload", "Uploads"]
+__all__ = ["Upload"]
 
 _log = logging.getLogger(__name__)
 
 _MEMORY_PATIENCE = 60.0  # seconds that a write waits for memory before it fails
-
-
-class Uploads:
-    """What all uploads of a mount share.
-
-    Attributes:
-        largest_part: bytes of a part at most: while one is filled and another is on its way,
-            half of the memory is left for others.
-        size_limit: bytes of an object at most.
-    """
-
-    def __init__(self, store: ObjectStore, pool: Pool, first_part: int) -> None:
-        self.store = store
-        self.pool = pool
-        self.first_part = first_part
-        self.largest_part = max(pool.budget // 4 // MIB * MIB, first_part)
-        self.size_limit = largest_object(first_part, self.largest_part)
+_ZEROS = memoryview(bytes(BLOCK))
 
 
 class Upload:
-    """The writing of one file, by any number of handles.
+    """The writing of one file in order (transfer.writable.WritableFile).
 
     Attributes:
         size: of the file as it is written.
@@ -63,18 +52,36 @@ class Upload:
         mtime: when it was last written to, in nanoseconds since the epoch.
         dirty: whether there is something that the bucket does not have.
         failed: why nothing more will come of it.
+        read_back: whether somebody may read what was sent, so that it is not let go lightly.
+        held: whether nothing may be begun under this key, since the file gets another one.
     """
 
-    def __init__(self, uploads: Uploads, key: str, base: ObjectInfo | None = None) -> None:
+    def __init__(
+        self,
+        uploads: Uploads,
+        key: str,
+        base: ObjectInfo | None = None,
+        on_pressure: Callable[["Upload"], None] | None = None,
+    ) -> None:
+        """Begin a file, or go on with the object `base` at its end.
+
+        `on_pressure` is told when what is read back has to go from memory.
+        """
         self._uploads = uploads
         self._store = uploads.store
-        self._key = key
+        self.key = key
         self.base = base
         self.size = base.size if base else 0
         self.mtime = base.mtime if base else time.time_ns()
         self.dirty = base is None
         self.failed: ServeError | None = None
+        self.read_back = False
+        self.held = False
+        self._on_pressure = on_pressure
+        self._over = False  # stored, or in a stage: nothing happens here any more
         self._discarding = False
+        self._keeping = True  # every byte that was written is still here
+        self._must_be_staged = False
         self._patience = _MEMORY_PATIENCE  # seconds that are left to wait for memory
         # Whoever awaits something holds the turn; whoever comes meanwhile waits for it.
         self._turn = asyncio.Lock()
@@ -82,13 +89,20 @@ class Upload:
         self._part_start = self.size  # of the buffer, in the file
         self._multipart: asyncio.Task[MultipartUpload] | None = None
         self._parts: list[asyncio.Task[PartResult]] = []
-        self._copied: ObjectInfo | None = None  # what the first parts are a copy of
+        self._sent: list[PartBuffer] = []  # in the order of the file, while they are kept
         uploads.pool.add_reclaimer(self, self._reclaim)
+        if base is not None:
+            self._copy_base(base)
 
     @property
-    def in_memory(self) -> bool:
-        """Tell whether every byte of the file is in the buffer."""
-        return self._part_start == 0 and not self._discarding
+    def can_be_staged(self) -> bool:
+        """Tell whether every byte is here, or in an object that is."""
+        return self._keeping and self.failed is None and not (self._over or self._discarding)
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether the store knows of it already."""
+        return self._multipart is not None
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -97,71 +111,78 @@ class Upload:
 
         Raises:
             ServeError: it can never be taken, or the upload has failed.
+            NeedsStagingError: not like this.
         """
-        self._check_write(offset, len(data))
-        if self._turn.locked() or self._needs_base:
+        in_part = self._check_write(offset, len(data))
+        if self._turn.locked() or not in_part:
             return 0
         return self._put(offset, data)
 
     async def write(self, offset: int, data: memoryview) -> None:
         """Take `data` at `offset`, as memory and earlier writes allow."""
         async with self._turn:
-            self._check_write(offset, len(data))
             self._patience = _MEMORY_PATIENCE
-            if self._needs_base:
-                await self._resume()
-            while data:
-                taken = self._put(offset, data)
-                offset, data = offset + taken, data[taken:]
-                if data:
-                    await self._make_room(offset, len(data))
+            if not self._check_write(offset, len(data)):
+                await self._stretch(offset)
+            await self._put_all(offset, data)
+
+    async def _put_all(self, offset: int, data: memoryview) -> None:
+        while data:
+            taken = self._put(offset, data)
+            offset, data = offset + taken, data[taken:]
+            if data:
+                await self._make_room(offset, len(data))
+
+    async def _stretch(self, size: int) -> None:
+        """Have the file end at `size`, which is behind its end, with zeros."""
+        while self.size < size and not self._discarding:
+            await self._put_all(self.size, _ZEROS[: size - self.size])
 
     async def truncate(self, size: int) -> None:
-        """Set the size of the file."""
+        """Set the size of the file, to anything but nothing."""
         async with self._turn:
-            if size == 0 and (self.size or self.failed):
-                await self._start_over()
-                return
             if size == self.size:
                 return
-            self._check_write(size, 0)
             self._patience = _MEMORY_PATIENCE
-            if self._needs_base:
-                await self._resume()
-            if not self._discarding:
+            if not self._check_write(size, 0):
+                await self._stretch(size)
+            elif not self._discarding:
                 await self._reserve(size - self._part_start)
                 self._buffer.truncate(size - self._part_start)
             self.size = size
             self._touch()
 
-    def _check_write(self, offset: int, length: int) -> None:
+    def _check_write(self, offset: int, length: int) -> bool:
+        """Tell whether a write is at the end, or changes the part in memory.
+
+        Otherwise it is behind the end, and there is no way but to send zeros up to there.
+        """
         end = offset + length
+        self._check_state()
+        check_size(end, self._uploads.size_limit)
+        if self._discarding or offset == self.size:
+            return True
+        if self._part_start <= offset <= end <= self._part_start + self._part_size():
+            return True
+        if self._keeping:
+            raise NeedsStagingError
+        if offset > self.size:
+            return False
+        raise FileSystemError(
+            errno.EOPNOTSUPP,
+            f"write at {offset} of {self.key!r}, of which bytes before {self._part_start} were "
+            "sent and are not in memory any more: close or fsync it first, or open it to read, "
+            "too, with cache=",
+            logging.WARNING,
+        )
+
+    def _check_state(self) -> None:
+        if self._over:
+            raise NeedsStagingError
         if self.failed is not None:
             raise self.failed
-        if end > OBJECT_MAX:
-            raise FileSystemError(errno.EFBIG, "an object has at most 5 TiB", logging.WARNING)
-        if end > self._uploads.size_limit:
-            raise FileSystemError(
-                errno.EFBIG,
-                f"with this memory_target= an object has at most {self._uploads.size_limit} bytes",
-                logging.WARNING,
-            )
-        if self._discarding or offset == self.size:
-            return
-        start, room = self._changeable()
-        if not start <= offset <= end <= start + room:
-            raise FileSystemError(
-                errno.EOPNOTSUPP,
-                f"write at {offset} of a file of {self.size} bytes: only the last {room} bytes "
-                "and the end can be written",
-                logging.WARNING,
-            )
-
-    def _changeable(self) -> tuple[int, int]:
-        """Return where the bytes begin that can still be changed, and how many there can be."""
-        if self._needs_base and self.size <= self._uploads.first_part:
-            return 0, self._uploads.first_part  # after fetching it back
-        return self._part_start, self._part_size()
+        if self._must_be_staged and self.can_be_staged:
+            raise NeedsStagingError
 
     def _part_size(self) -> int:
         number = len(self._parts) + 1
@@ -193,6 +214,8 @@ class Upload:
         self.dirty = True
 
     async def _make_room(self, offset: int, length: int) -> None:
+        if self._sent and not self.let_go():
+            raise NeedsStagingError  # what was kept is on its way to the disk
         at = offset - self._part_start
         if at == self._buffer.size >= PART_MIN and all(part.done() for part in self._parts):
             self._seal()  # nothing else of this file is going to make room
@@ -215,7 +238,7 @@ class Upload:
         except TimeoutError:
             raise StoreError(
                 Fault.NO_MEMORY,
-                f"no memory for {self._key!r} within {_MEMORY_PATIENCE:.0f} s: "
+                f"no memory for {self.key!r} within {_MEMORY_PATIENCE:.0f} s: "
                 "raise memory_target=, or write fewer files at once",
             ) from None
 
@@ -227,16 +250,25 @@ class Upload:
         buffer, self._buffer = self._buffer, PartBuffer(self._uploads.pool)
         self._part_start += buffer.size
         self._add_part(asyncio.create_task(self._send(number, buffer)), buffer)
+        if self._keeping:
+            self._sent.append(buffer)
+            self._uploads.keep(self, buffer.size)
 
     def _add_part(self, task: asyncio.Task[PartResult], buffer: PartBuffer | None = None) -> None:
         self._parts.append(task)
         task.add_done_callback(lambda task: self._part_done(task, buffer))
 
     def _part_done(self, task: asyncio.Task[PartResult], buffer: PartBuffer | None) -> None:
-        if buffer is not None:
+        if buffer is not None and not self._keeping:
             buffer.free()
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failed:
-            self.failed = _as_serve_error(error)
+        error = None if task.cancelled() else task.exception()
+        if error is None or self.failed:
+            return
+        refused = isinstance(error, StoreError) and error.fault in NO_COPY and buffer is None
+        if refused and self.can_be_staged:
+            self._must_be_staged = True  # its bytes are fetched and sent instead
+        else:
+            self.failed = as_serve_error(error)
 
     async def _send(self, number: int, buffer: PartBuffer) -> PartResult:
         upload = await self._begin_multipart()
@@ -246,149 +278,154 @@ class Upload:
     async def _begin_multipart(self) -> MultipartUpload:
         """Create the multipart upload once; parts sealed meanwhile wait for the same reply."""
         if self._multipart is None:
-            self._multipart = asyncio.create_task(self._store.create_multipart(self._key))
+            self._multipart = asyncio.create_task(self._store.create_multipart(self.key))
         return await asyncio.shield(self._multipart)
 
-    # -- going on after a commit ----------------------------------------------------------------
+    def _copy_base(self, base: ObjectInfo) -> None:
+        """Make the object that the file goes on from its first parts."""
+        limits = self._uploads.limits._replace(parts_max=PARTS_MAX // 2)
+        made = plan([Extent(0, base.size, base)], limits, lambda _: True, in_place=True)
+        for part in made.parts if isinstance(made, PartsPlan) else ():
+            if isinstance(part, Copied):
+                number = len(self._parts) + 1
+                self._add_part(asyncio.create_task(self._copy(number, part)))
 
-    @property
-    def _needs_base(self) -> bool:
-        """Tell whether everything there is, is in the bucket only."""
-        untouched = not self._parts and not self._buffer.size and self._part_start > 0
-        return untouched and not self._discarding
-
-    async def _resume(self) -> None:
-        """Make the committed object the beginning of what is written now."""
-        base = self.base
-        assert base is not None  # noqa: S101  what is not in memory was committed
-        # Ceph, as of 16, decodes the name of a source twice, and some names end the server.
-        if base.size <= self._uploads.first_part or "%" in base.key:
-            await self._fetch_back(base)
-            return
-        self._copied = base
-        # Parts of one size: a small rest could not stand before what is written now.
-        size = -(-base.size // -(-base.size // PART_MAX))
-        for start in range(0, base.size, size):
-            end = min(start + size, base.size)
-            number = len(self._parts) + 1
-            self._add_part(asyncio.create_task(self._copy(number, base, start, end)))
-
-    async def _fetch_back(self, base: ObjectInfo) -> None:
-        """Go on with the bytes of `base` as if they had been written just now."""
-        start = 0
-        try:
-            while True:
-                size = min(self._part_size(), base.size - start)
-                await self._reserve(size)
-                sink = _BufferSink(self._buffer, size)
-                await self._store.get_range(base.key, base.etag, start, start + size, sink)
-                if start + size == base.size:
-                    break
-                self._part_start = start
-                self._seal()
-                start += size
-        except BaseException as error:
-            self._buffer.free()  # some of it is not to be taken for all of it
-            if self._parts:
-                self.failed = self.failed or _as_serve_error(error)
-            raise
-        self._part_start = start
-
-    async def _copy(self, number: int, base: ObjectInfo, start: int, end: int) -> PartResult:
+    async def _copy(self, number: int, part: Copied) -> PartResult:
         upload = await self._begin_multipart()
-        return await self._store.copy_part(upload, number, base, start, end)
+        try:
+            return await self._store.copy_part(upload, number, part.source, part.start, part.end)
+        except StoreError as error:
+            raise of_a_version(error) from error
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _reclaim(self) -> int:
+        """Memory is short: what was sent can go, and a part that may be sent is sent."""
+        if self._turn.locked():
+            return 0
+        freed = self.let_go() if self._sent else 0
+        may_send = self.failed is None and not self.held
+        if not freed and self._buffer.size >= PART_MIN and may_send:
+            self._seal()
+        return freed
+
+    def let_go(self) -> int:
+        """Keep no longer what was sent, or see that it gets into a stage; return what was freed."""
+        if self.read_back and self._on_pressure is not None and self.can_be_staged:
+            if not self._must_be_staged:
+                self._must_be_staged = True
+                self._on_pressure(self)
+            return 0
+        return self.forget_sent()
+
+    def forget_sent(self) -> int:
+        """Keep no longer what was sent; return how many bytes that was."""
+        self._keeping = self._must_be_staged = False
+        parts = self._parts[len(self._parts) - len(self._sent) :]
+        for task, buffer in zip(parts, self._sent, strict=True):
+            if task.done():
+                buffer.free()
+        self._sent = []
+        return self._uploads.keeps_nothing(self)
+
+    # -- into a stage ---------------------------------------------------------------------------
+
+    async def move_into(self, file: StagedFile) -> None:
+        """Have `file`, which begins with the same base, go on where this one is; this is over.
+
+        Raises:
+            ServeError: it cannot be. What was written is as it was, but for what was sent.
+        """
+        async with self._turn:
+            if not self.can_be_staged:
+                raise self.failed or FileSystemError(errno.EOPNOTSUPP, f"{self.key!r} was sent")
+            try:
+                for start, buffer in list(self._here()):
+                    await _move(buffer, start, file)
+                    self._free_if_sent(buffer)
+            except BaseException:
+                self.forget_sent()
+                raise
+            self._over = True
+            await self._give_up()
+
+    def _free_if_sent(self, buffer: PartBuffer) -> None:
+        """Give back the memory of a part that neither a request nor a reader needs any more."""
+        if buffer in self._sent:
+            number = len(self._parts) - len(self._sent) + self._sent.index(buffer)
+            if self._parts[number].done():
+                buffer.free()
+
+    def _here(self) -> Iterator[tuple[int, PartBuffer]]:
+        """Yield the parts that are in memory, and where each begins."""
+        start = self._part_start - sum(buffer.size for buffer in self._sent)
+        for buffer in [*self._sent, self._buffer]:
+            yield start, buffer
+            start += buffer.size
 
     # -- the end --------------------------------------------------------------------------------
 
     async def commit(self) -> ObjectInfo | None:
-        """Put everything that was written into the bucket; return what is there now.
-
-        Raises:
-            ServeError: it is not there, and the bucket is as it was. The upload is over.
-        """
+        """Put everything that was written into the bucket; NeedsStagingError: not like this."""
         async with self._turn:
-            if self.failed is None and (self._discarding or not self.dirty):
+            if self._over or (self.failed is None and (self._discarding or not self.dirty)):
                 return self.base
             try:
                 await self._commit()
+            except NeedsStagingError:
+                raise
             except BaseException as error:
-                self.failed = self.failed or _as_serve_error(error)
+                self.failed = self.failed or as_serve_error(error)
                 await self._give_up()
                 raise self.failed from error
             return self.base
 
     async def _commit(self) -> None:
-        if self.failed is not None:
-            raise self.failed
+        self._check_state()
         self.base = await self._complete() if self._parts else await self._put_whole()
-        self._buffer.free()
-        self._part_start = self.size
-        self._parts, self._multipart, self._copied = [], None, None
+        self._free_all()
+        self._parts, self._multipart = [], None
         self.mtime = self.base.mtime
-        self.dirty = False
+        self.dirty, self._over = False, True
 
     async def _put_whole(self) -> ObjectInfo:
         body = Body(self._buffer.pieces() if self._buffer.size else (), self._buffer.size)
-        return await self._store.put(self._key, body)
+        return await self._store.put(self.key, body)
 
     async def _complete(self) -> ObjectInfo:
         if self._buffer.size:
             self._seal()
-        done = await _all(self._parts)
-        if self._copied is not None:
-            await self._check_unchanged(self._copied)
-        upload = await self._begin_multipart()
-        return await self._store.complete_multipart(upload, done)
-
-    async def _check_unchanged(self, base: ObjectInfo) -> None:
-        """See that what was copied is still what would be replaced.
-
-        UploadPartCopy has a header that demands it, which not all stores heed.
-
-        Raises:
-            StoreError: another client has stored or deleted it meanwhile.
-        """
         try:
-            etag = (await self._store.head(base.key)).etag
-        except StoreError as error:
-            if error.fault is not Fault.NOT_FOUND:
-                raise
-            etag = ""
-        if etag != base.etag:
-            text = f"{base.key!r} was replaced by another client while it was appended to"
-            raise StoreError(Fault.CHANGED, text)
-
-    def abandon(self) -> None:
-        """The file was unlinked: writes are taken and lead nowhere."""
-        self._discarding = True
+            done = await asyncio.gather(*self._parts)
+        except StoreError:
+            self._check_state()  # a copy that was refused is made good in a stage
+            raise
+        upload = await self._begin_multipart()
+        return await self._store.complete_multipart(upload, done, replaces=self.base)
 
     async def discard(self) -> None:
-        """Give up what was written: the file was unlinked."""
-        self.abandon()
+        """Give up what was written: the file was unlinked. Writes lead nowhere from now on."""
+        self._discarding = True
         async with self._turn:
             await self._give_up()
         self.dirty = False
 
-    async def close(self) -> None:
+    async def close(self, *, keep: bool = False) -> None:
         """Give back memory; what was not committed is given up."""
+        del keep
         self._uploads.pool.remove_reclaimer(self)
         async with self._turn:
+            self._over = True
             await self._give_up()
-
-    async def _start_over(self) -> None:
-        await self._give_up()
-        self.base, self.failed, self.size, self._part_start = None, None, 0, 0
-        self._touch()
 
     async def _give_up(self) -> None:
         """Stop the parts, free the memory, and leave no orphan in the bucket."""
         parts, self._parts = self._parts, []
-        self._copied = None
         multipart, self._multipart = self._multipart, None
         for task in parts:
             task.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        self._buffer.free()
+        self._free_all()
         if multipart is None:
             return
         try:
@@ -398,64 +435,66 @@ class Upload:
         try:
             await self._store.abort_multipart(upload)
         except StoreError as error:
-            details: dict[str, object] = {"key": self._key, "reason": error}
+            details: dict[str, object] = {"key": self.key, "reason": error}
             event(_log, logging.WARNING, "abort_failed", details | error.details)
 
-    def _reclaim(self) -> int:
-        """Memory is short: a part that may be sent is sent."""
-        if self._buffer.size >= PART_MIN and not self._turn.locked() and self.failed is None:
-            self._seal()
-        return 0
+    def _free_all(self) -> None:
+        """Give all memory back; no part is on its way any more."""
+        self._keeping = False
+        for buffer in [*self._sent, self._buffer]:
+            buffer.free()
+        self._sent = []
+        self._uploads.keeps_nothing(self)
 
     # -- reading back ---------------------------------------------------------------------------
 
-    def read(self, offset: int, size: int) -> list[memoryview]:
-        """Return bytes of a file that is in memory as a whole.
+    def read_nowait(self, offset: int, size: int) -> list[memoryview] | None:
+        """Return bytes that are in memory; None when they are not, or not all."""
+        self._check_state()
+        end = min(offset + size, self.size)
+        views: list[memoryview] = []
+        at = offset
+        for start, buffer in self._here():
+            if start <= at < min(start + buffer.size, end):
+                views += buffer.views(at - start, end - start)
+                at = min(start + buffer.size, end)
+        return views if at >= end else None
 
-        Raises:
-            FileSystemError: EBUSY, part of it is on its way already.
-            ServeError: it could not be stored.
-        """
-        if self.failed is not None:
-            raise self.failed
-        if not self.in_memory:
+    async def read(self, offset: int, size: int) -> memoryview:
+        """Return bytes; EBUSY if they are on their way and not here any more."""
+        end = min(offset + size, self.size)
+        buffer, at = memoryview(bytearray(end - offset)), offset
+        if self.base is not None and at < self.base.size:
+            at = min(end, self.base.size)
+            await self._fetch(self.base, offset, buffer[: at - offset])
+        views = self.read_nowait(at, end - at)
+        if views is None:
             raise FileSystemError(
                 errno.EBUSY,
-                "a file of more than one part cannot be read while it is written",
+                f"{self.key!r} is being written, and what was sent of it is not in memory any "
+                "more: read it when it was closed, or give cache= and open it to read at first",
                 logging.WARNING,
             )
-        return self._buffer.views(min(offset, self.size), min(offset + size, self.size))
+        for view in views:
+            buffer[at - offset : at - offset + len(view)] = view
+            at += len(view)
+        return buffer
+
+    async def _fetch(self, base: ObjectInfo, start: int, buffer: memoryview) -> None:
+        end = start + len(buffer)
+        try:
+            await self._store.get_range(base.key, base.etag, start, end, ViewSink(buffer))
+        except StoreError as error:
+            raise of_a_version(error) from error
 
 
-async def _all(tasks: Sequence[asyncio.Task[PartResult]]) -> list[PartResult]:
-    """Wait for all parts; the first failure ends the waiting."""
-    return list(await asyncio.gather(*tasks))
+async def _move(buffer: PartBuffer, start: int, file: StagedFile) -> None:
+    """Write a part into a stage."""
+    for view in buffer.views(0, buffer.size):
+        await file.write(start, view)
+        start += len(view)
 
 
-def _as_serve_error(error: BaseException) -> ServeError:
-    if isinstance(error, ServeError):
-        return error
-    return StoreError(Fault.BAD_REPLY, f"upload failed: {error!r}")
-
-
-class _BufferSink:
-    """Fetches an object back into a part's buffer."""
-
-    def __init__(self, buffer: PartBuffer, size: int) -> None:
-        self._buffer = buffer
-        self._scratch = memoryview(bytearray(min(size, MIB)))
-        self.filled = 0
-
-    def begin(self, head: ReplyHead) -> bool:
-        """Take it."""
-        del head
-        return True
-
-    def buffer(self) -> memoryview:
-        """Return where the next bytes go."""
-        return self._scratch
-
-    def advance(self, count: int) -> None:
-        """Put them into the buffer."""
-        self._buffer.write(self.filled, self._scratch[:count])
-        self.filled += count
+def _conforms(file: Upload) -> WritableFile:
+    """Have the type checker hold this class against the protocol."""
+    return file

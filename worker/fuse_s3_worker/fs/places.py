@@ -1,0 +1,42 @@
+"""Where something is, and where it is to go."""
+
+from typing import NamedTuple
+
+from fuse_s3_worker.fs.nodes import Node
+
+__all__ = ["Move", "Place"]
+
+
+class Place(NamedTuple):
+    """A name in a directory."""
+
+    parent: Node
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The key of a file of this name."""
+        return self.parent.key + self.name
+
+    @property
+    def node(self) -> Node | None:
+        """The node that has the name now."""
+        return self.parent.children.get(self.name)
+
+
+class Move(NamedTuple):
+    """A rename.
+
+    Attributes:
+        node: what is renamed.
+        source: its name.
+        target: the name that it is to have.
+        there: what has that name now, and is replaced.
+        exclusive: whether nothing may be there.
+    """
+
+    node: Node
+    source: Place
+    target: Place
+    there: Node | None
+    exclusive: bool
