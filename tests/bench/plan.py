@@ -59,6 +59,7 @@ PLAN = (
     Row(_TLS, "seq_read_1g", 2, _ALL),
     # What waiting costs.
     Row(_SLOW, "seq_read_1g", 2, _TUNED),
+    Row(_SLOW, "seq_write_1g", 1, _ALL),
     Row(_SLOW, "seq_read_5m", 1, _ALL),
     Row(_SLOW, "rand_read_4k_1", 1, _ALL),
     Row(_SLOW, "rand_read_4k_16", 1, _ALL),

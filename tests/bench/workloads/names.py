@@ -39,15 +39,14 @@ def _run(command: list[str], deadline: Deadline) -> int:
     """Run a command; return how many names it printed before it ended, or time was over."""
     # Not sorted by C's strcoll, which would take longer than some of the listings.
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-    with subprocess.Popen(
+    child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        try:
-            output, errors = child.communicate(timeout=max(deadline.left, 0.1))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            output, _ = child.communicate()
-            return output.count(b"name-")
+    )
+    try:
+        output, errors = child.communicate(timeout=max(deadline.left, 0.1))
+    except subprocess.TimeoutExpired as late:
+        child.kill()  # not waited for: it ends when the file system answers, or is abandoned
+        return (late.output or b"").count(b"name-")
     if child.returncode:
         raise WrongContentError(errors.decode(errors="replace").strip()[-300:])
     return output.count(b"name-")
@@ -66,10 +65,12 @@ def _listing(command: list[str], tree: str, *, warm: bool = False) -> Workload:
             with Meter(bench.server, pids) as meter:
                 deadline = bench.deadline()
                 found = _run(called, deadline)
-            sample = meter.sample(found, _THOUSAND, of=len(keys))
+            sample = _sample(meter, found, len(keys))
+            if deadline.over:
+                mount.abandon()
         if found != len(keys) and not deadline.over:
             raise WrongContentError(f"{found} of {len(keys)} names")
-        return _at_most(sample, meter, found, len(keys))
+        return sample
 
     when = "for the second time" if warm else "just mounted"
     return Workload(
@@ -83,9 +84,11 @@ def _listing(command: list[str], tree: str, *, warm: bool = False) -> Workload:
     )
 
 
-def _at_most(sample: Sample, meter: Meter, found: int, total: int) -> Sample:
-    """Add the rate of names; of one that has shown none by the end, the rate it did not reach."""
-    sample.bound = found == 0
+def _sample(meter: Meter, found: int, total: int) -> Sample:
+    """Return the rate of names, or one that was not reached: a command may show all or nothing."""
+    sample = meter.sample(found or total, _THOUSAND, of=total)
+    if not found:
+        sample.bound, sample.note = True, f"not within {meter.seconds:.0f} s"
     sample.values["names"] = (found or total) / meter.seconds
     return sample
 
@@ -100,7 +103,7 @@ def _pages(tree: str) -> Callable[[Bench], Sample]:
             found = sockets.list_pages(
                 bench.server.connect, bench.server.bucket, f"{tree}/", lambda: deadline.over
             )
-        return _at_most(meter.sample(found, _THOUSAND, of=total), meter, found, total)
+        return _sample(meter, found, total)
 
     return measure
 
@@ -118,12 +121,12 @@ def _million(name: str, width: int) -> Workload:
                 # More names than anything else: whoever lists them is not in a hurry.
                 deadline = Deadline(6 * bench.patience)
                 found, first = _walk(mount.directory / name, deadline)
-            sample = meter.sample(found, _THOUSAND, of=total)
+            sample = _sample(meter, found, total)
             sample.values["held"] = (processes.memory(pids).rss - before) / max(found, 1)
         if found != total and not deadline.over:
             raise WrongContentError(f"{found} of {total} names")
         sample.values["first"] = first * 1000
-        return _at_most(sample, meter, found, total)
+        return sample
 
     shape = f"{width} in each directory" if width else "in one directory"
     return Workload(

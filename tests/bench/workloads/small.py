@@ -21,6 +21,7 @@ _FILES, _SIZE = 5000, 64 << 10
 _PROCESSES = 16
 _CREATED = 50
 _POLL = 0.002
+_MORE = 1.25  # times the patience: 16 processes that wait 20 ms for each need nearly that long
 _SET, _TARGET = "small", "written"
 
 
@@ -31,7 +32,7 @@ def _read_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
         originals = [bench.server.file(key) for key in keys]
         pids = mount.pids
         with Meter(bench.server, pids) as meter:
-            deadline = bench.deadline()
+            deadline = Deadline(_MORE * bench.patience)
             done = sum(one.amount for one in crew.work(_shares(partial(_read, deadline), paths)))
         if done != len(paths) and not deadline.over:
             raise WrongContentError(f"{done} of {len(keys)} files have their size")
@@ -55,7 +56,7 @@ def _write_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
             pids = mount.pids
             _content()  # once, not in every process
             with Meter(bench.server, pids) as meter:
-                deadline = bench.deadline()
+                deadline = Deadline(_MORE * bench.patience)
                 crew.work(_shares(partial(_write, deadline), paths))
                 done = _wait_for(stored, deadline)
             if check and done == count:
