@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=_positive)
     made.add_argument(
-        "--seconds", type=float, default=4.0, help="for each measurement without an end"
+        "--seconds", type=float, default=3.0, help="for each measurement without an end"
     )
     made.add_argument(
         "--patience", type=float, default=8.0, help="seconds; who needs longer is not done"

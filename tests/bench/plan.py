@@ -41,7 +41,7 @@ class Row(NamedTuple):
 _FAST, _TLS, _SLOW = Stage("fast"), Stage("fast", tls=True), Stage("s3like")
 
 _ALL = ("s3fs", "rclone")  # as they are without options; others when they are asked for
-_TUNED = ("s3fs", "s3fs-32", "rclone", "rclone-streams")
+_TUNED = ("s3fs", "s3fs-32", "rclone")
 _NONE = ()
 
 PLAN = (
@@ -54,6 +54,8 @@ PLAN = (
     Row(_FAST, "mixed_2r2w", 1, _ALL),
     Row(_FAST, "mixed_16r4w", 1, _NONE),
     Row(_FAST, "mixed_64r16w", 1, _NONE),
+    Row(_FAST, "small_read", 1, _ALL),
+    Row(_FAST, "ls_f_flat_100k", 1, ("rclone",)),
     Row(_FAST, "list_1m_flat", 1, _NONE),
     Row(_FAST, "idle_memory", 1, _ALL),
     Row(_TLS, "seq_read_1g", 2, _ALL),
@@ -61,7 +63,6 @@ PLAN = (
     Row(_SLOW, "seq_read_1g", 2, _TUNED),
     Row(_SLOW, "seq_write_1g", 1, _ALL),
     Row(_SLOW, "seq_read_5m", 1, _ALL),
-    Row(_SLOW, "rand_read_4k_1", 1, _ALL),
     Row(_SLOW, "rand_read_4k_16", 1, _ALL),
     Row(_SLOW, "rand_read_256k_1", 1, _ALL),
     Row(_SLOW, "rand_read_256k_16", 1, _ALL),
@@ -71,7 +72,7 @@ PLAN = (
     Row(_SLOW, "backward", 1, _ALL),
     Row(_SLOW, "parquet", 1, _ALL),
     Row(_SLOW, "first_byte", 1, _ALL),
-    Row(_SLOW, "small_read", 2, _ALL),
+    Row(_SLOW, "small_read", 1, _ALL),
     Row(_SLOW, "small_write", 1, _ALL),
     Row(_SLOW, "create_1b", 1, _ALL),
     Row(_SLOW, "ls_f_flat_100k", 1, _ALL),

@@ -59,8 +59,9 @@ def run(
         for name, outcome in workload.measure(bench, turn, number == rounds - 1):
             _note(bench, label, workload, name, results[name], outcome)
         for name, measure in workload.yardsticks:
-            _note(bench, label, workload, name, yardsticks[name], measure(bench))
-    return results | yardsticks
+            if sample := measure(bench):
+                _note(bench, label, workload, name, yardsticks[name], sample)
+    return results | {name: result for name, result in yardsticks.items() if result.samples}
 
 
 def rotated(contestants: Sequence[Contestant], number: int) -> list[Contestant]:

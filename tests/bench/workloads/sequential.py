@@ -72,15 +72,19 @@ def _pieces(path: Path) -> Iterator[memoryview]:
         os.close(file)
 
 
-def read_bare(bench: Bench) -> Sample:
+def read_bare(bench: Bench) -> Sample | None:
     """Download BIG over a socket, with no file system."""
+    if bench.server.shape.rate:
+        return None  # it is that
     with bench.lent(_READ_MEMORY), Meter(bench.server) as meter:
         deadline = bench.deadline()
         size = sockets.download(bench.server.connect, bench.big_path, lambda: deadline.over)
     return meter.sample(size, of=bench.content.size)
 
 
-def _read_tmpfs(bench: Bench) -> Sample:
+def _read_tmpfs(bench: Bench) -> Sample | None:
+    if bench.server.shape.rate:
+        return None  # and this has nothing to do with it
     with Meter(bench.server) as meter:
         size = read_through(bench.server.file(BIG))
     return meter.sample(size)
@@ -135,7 +139,9 @@ def _write_file(bench: Bench, path: Path, stored: Path) -> bool:
     return done
 
 
-def _write_bare(bench: Bench) -> Sample:
+def _write_bare(bench: Bench) -> Sample | None:
+    if bench.server.shape.rate:
+        return None
     path = bench.object_path(_KEY)
     try:
         with bench.lent(_WRITE_MEMORY), Meter(bench.server) as meter:
@@ -145,7 +151,9 @@ def _write_bare(bench: Bench) -> Sample:
         sockets.delete(bench.server.connect, path)
 
 
-def _write_tmpfs(bench: Bench) -> Sample:
+def _write_tmpfs(bench: Bench) -> Sample | None:
+    if bench.server.shape.rate:
+        return None
     path = bench.server.file("").parent / "yardstick"
     try:
         with bench.lent(_WRITE_MEMORY), Meter(bench.server) as meter, path.open("xb") as file:
