@@ -91,12 +91,14 @@ class Meter:
     def sample(self, size: float, unit: float = GIGABYTE, *, of: float | None = None) -> Sample:
         """Return what was measured, for `size` bytes or names, as rates and costs of `unit`.
 
-        `of` is how many there are in all, where not all of it may have been done.
+        `of` is how many there are in all, where not all of it may have been done. Of nothing there
+        is a bound: not all of it was done in this time.
         """
         time.sleep(_LAST_LINES)
         own, server, machine = (b - a for a, b in zip(self._before, self._after, strict=True))
         asked = self._server.requests.take()
-        units = max(size, 1.0) / unit
+        bound = bool(of and not size)
+        units = (of if of and bound else max(size, 1.0)) / unit
         values = {
             "rate": units / self.seconds,
             "seconds": self.seconds,
@@ -109,8 +111,13 @@ class Meter:
         }
         if self._own:
             values["peak"] = processes.peak_memory(self._own) / 1e6
-        note = f"not within {self.seconds:.0f} s; {size / of:.0%} of it" if of and size < of else ""
-        return Sample(values, asked.operations, note)
+        return Sample(values, asked.operations, self._note(size, of), bound)
+
+    def _note(self, size: float, of: float | None) -> str:
+        if of is None or size >= of:
+            return ""
+        part = f"; {size / of:.0%} of it" if size else ""
+        return f"not within {self.seconds:.0f} s{part}"
 
 
 class Lasts(NamedTuple):

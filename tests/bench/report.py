@@ -23,6 +23,8 @@ def ratio(workload: Workload, results: Mapping[str, Result], name: str) -> float
         return None
     value = workload.columns[0].value
     better, worse = ours.median(value), theirs.median(value)
+    if not (better and worse):
+        return None
     return better / worse if workload.more_is_better else worse / better
 
 

@@ -21,7 +21,7 @@ def _rows(*words: str) -> list[Row]:
 
 def test_without_words_it_is_the_plan() -> None:
     assert sorted(_rows()) == sorted(PLAN)
-    assert _rows() == [row for stage in stages(PLAN) for row in PLAN if row.stage == stage]
+    assert list(dict.fromkeys(row.stage for row in _rows())) == stages(PLAN)
 
 
 def test_the_plan_names_what_there_is_and_measures_nothing_twice() -> None:
@@ -32,9 +32,8 @@ def test_the_plan_names_what_there_is_and_measures_nothing_twice() -> None:
 
 def test_shapes_peers_and_rounds_narrow_the_plan() -> None:
     found = _rows("--shape=s3like", "--peers=rclone", "--rounds=7")
-    assert [row.workload for row in found] == [
-        row.workload for row in PLAN if row.stage.shape == "s3like"
-    ]
+    slow = {row.workload for row in PLAN if row.stage.shape == "s3like"}
+    assert {row.workload for row in found} == slow
     assert {
         (row.peers, row.rounds) for row in [row._replace(peers=tuple(row.peers)) for row in found]
     } == {(("rclone",), 7)}

@@ -144,7 +144,7 @@ def _mixed(readers: int, writers: int) -> Workload:
             bench.data.discard(f"{_WRITTEN}/")
         sample.values["read"] = sum(read) / meter.seconds / 1e6
         sample.values["written"] = stored / meter.seconds / 1e6
-        sample.values["fair"] = min(read) / (sum(read) / readers)
+        sample.values["fair"] = min(read) / max(sum(read) / readers, 1.0)
         return sample
 
     return Workload(

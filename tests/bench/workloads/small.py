@@ -122,7 +122,7 @@ def _compare(files: Sequence[Path], others: Sequence[Path]) -> None:
 
 def _sample(meter: Meter, done: int, count: int) -> Sample:
     sample = meter.sample(done * _SIZE, of=count * _SIZE)
-    sample.values["files"] = done / meter.seconds
+    sample.values["files"] = (done or count) / meter.seconds
     sample.values["asked_each"] = sample.values["asked"] / max(done, 1)
     return sample
 
