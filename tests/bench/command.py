@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=3.0, help="for each measurement without an end"
     )
     made.add_argument(
-        "--patience", type=float, default=8.0, help="seconds; who needs longer is not done"
+        "--patience", type=float, default=6.0, help="seconds; who needs longer is not done"
     )
     made.add_argument("--size", type=int, default=_GIB, help="for trying the benchmark out")
     made.add_argument(

@@ -48,7 +48,7 @@ PLAN = (
     # What the machine can do.
     Row(_FAST, "seq_read_1g", 3, _ALL),
     Row(_FAST, "seq_read_direct", 2, _NONE),
-    Row(_FAST, "seq_read_4_jobs", 2, _ALL),
+    Row(_FAST, "seq_read_4_jobs", 1, _ALL),
     Row(_FAST, "seq_write_1g", 2, _ALL),
     Row(_FAST, "seq_write_4_jobs", 1, _ALL),
     Row(_FAST, "mixed_2r2w", 1, _ALL),
@@ -58,7 +58,7 @@ PLAN = (
     Row(_FAST, "ls_f_flat_100k", 1, ("rclone",)),
     Row(_FAST, "list_1m_flat", 1, _NONE),
     Row(_FAST, "idle_memory", 1, _ALL),
-    Row(_TLS, "seq_read_1g", 2, _ALL),
+    Row(_TLS, "seq_read_1g", 1, _ALL),
     # What waiting costs.
     Row(_SLOW, "seq_read_1g", 2, _TUNED),
     Row(_SLOW, "seq_write_1g", 1, _ALL),
@@ -81,7 +81,7 @@ PLAN = (
     Row(_SLOW, "find_nested_10k", 1, _ALL),
     Row(_SLOW, "stat_storm", 1, _ALL),
     Row(_SLOW, "mount_to_ls", 2, _ALL),
-    Row(_SLOW, "mount_to_read", 3, _ALL),
+    Row(_SLOW, "mount_to_read", 2, _ALL),
 )
 
 

@@ -62,6 +62,12 @@ def _write(paths: Iterator[Path], size: int, deadline: Deadline) -> int:
     return total
 
 
+def _names(directory: Path, writer: int) -> Iterator[Path]:
+    """Yield names that only this writer has."""
+    for number in count():
+        yield directory / f"{writer:03}-{number:05}"
+
+
 def _stored(bench: Bench, deadline: Deadline, expected: int) -> int:
     """Return how many bytes are in the bucket, waiting for those that are expected."""
     directory = bench.server.file(_WRITTEN)
@@ -133,9 +139,10 @@ def _mixed(readers: int, writers: int) -> Workload:
                         paths = islice(cycle(mount.directory / key for key in keys), n, None)
                         start = n // len(keys) * bench.content.size // (1 + readers // len(keys))
                         jobs.append(partial(_read, paths, deadline, start))
-                    for n in range(writers):
-                        names = (directory / f"{n:03}-{m:05}" for m in count())
-                        jobs.append(partial(_write, names, piece, deadline))
+                    jobs += [
+                        partial(_write, _names(directory, n), piece, deadline)
+                        for n in range(writers)
+                    ]
                     done = crew.work(jobs)
                     stored = _stored(bench, deadline, 1 << 62)
                 read = [one.amount for one in done[:readers]]

@@ -21,7 +21,7 @@ _FILES, _SIZE = 5000, 64 << 10
 _PROCESSES = 16
 _CREATED = 50
 _POLL = 0.002
-_MORE = 1.25  # times the patience: 16 processes that wait 20 ms for each need nearly that long
+_MORE = 2.0  # times the patience: 16 processes that wait 20 ms for each need nearly that long
 _SET, _TARGET = "small", "written"
 
 
