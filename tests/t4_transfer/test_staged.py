@@ -639,7 +639,7 @@ async def test_bytes_that_were_on_their_way_when_the_file_was_stored_are_the_sam
         s.store.hold("get_range")
         reading = asyncio.create_task(file.read(PART_MIN, 100))
         await settle()
-        s.store.let_new_ones_pass("get_range")
+        s.store.let_go("get_range")
         s.store.fail("get_range")  # nothing: all that is needed is on its way
         s.store.mend()
         await file.commit()

@@ -323,6 +323,11 @@ class FileWriter:
         if self._file is not None:
             self._file.failed = error
 
+    def succeed(self, old: ObjectInfo, new: ObjectInfo) -> None:
+        """The version `old` is called `new` by now, with the same bytes."""
+        if self._file is None and self._base == old:
+            self._base = self._seen = new
+
     async def hold(self) -> None:
         """Begin nothing under the name that the file has, until `unhold`; see `retarget`.
 
@@ -334,7 +339,8 @@ class FileWriter:
         """
         file = self._file
         if isinstance(file, Upload) and file.begun:
-            if not file.can_be_staged:
+            # In memory there is no room for all that may be written to it from now on.
+            if self._writers.staging.directory is None or not file.can_be_staged:
                 text = f"{self._key!r} is sent under this name already: rename it when it is closed"
                 raise FileSystemError(errno.EBUSY, text, logging.WARNING)
             await self._promote(file)
@@ -354,7 +360,9 @@ class FileWriter:
         """
         self._key = key
         if self._file is None:
-            self._base = self._seen = base
+            # Where its bytes are gone, nothing has this version, and whoever goes on is told so.
+            gone = self._base and self._base._replace(key=key)
+            self._base = self._seen = base or gone
         elif isinstance(self._file, StagedFile):
             await self._file.retarget(key, base)
         else:
