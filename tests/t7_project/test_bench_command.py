@@ -118,6 +118,14 @@ def test_who_failed_is_not_compared() -> None:
     assert "script" not in "\n".join(compare.compare(old, new))
 
 
+def test_what_was_decided_in_another_way_is_not_compared() -> None:
+    old, new = _results(2.0, 0.8, 4.0), _results(3.0, 0.6, 2.0)
+    old["servers"]["fast"]["script"] |= {"decides": "files", "unit": "files/s"}
+    text = "\n".join(compare.compare(old, new))
+    assert "it was decided by files/s, and is by GB/s" in text
+    assert "->" not in text.split("script")[1]
+
+
 def test_without_names_the_last_two_results_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
