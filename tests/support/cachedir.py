@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def cache_directory(path: Path, store: Store) -> Iterator[CacheDirectory]:
 
 
 def kill_worker(mnt: Mount) -> None:
-    """Kill the worker, and take away the mount that it leaves."""
-    os.kill(mnt.pid, 9)
+    """Kill the worker and who would start another, and take away the mount that they leave."""
+    os.killpg(os.getpgid(mnt.pid), signal.SIGKILL)
     assert mnt.wait_for_worker()
     wait_until(lambda: not mnt.unmount("-l").returncode, "the mount to go")

@@ -271,9 +271,9 @@ def test_storing_later(bucket: Bucket, cache: CacheDirectory) -> None:
 
 
 def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
-    """[S45] What was closed or fsynced and not stored when a worker was killed is stored by the
-    next mount of that bucket and prefix with that `cache=`; what was not closed is kept there, for
-    `fuse-s3 staged` to show.
+    """[S45] What was closed or fsynced and not stored when a worker was killed is stored by its
+    successor, or by the next mount of that bucket and prefix with that `cache=`; what was not
+    closed is kept there, for `fuse-s3 staged` to show.
     """
     before = os.urandom(MIB)
     for key in ("closed", "half", "synced"):

@@ -7,21 +7,23 @@ helper does not know, and may take its time. Its log is where the command starte
 """
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from fuse_s3_shared.handoff import Mount
 from fuse_s3_shared.mountopts import OptionSyntaxError, join_options, split_options
+from fuse_s3_worker.conversation import Order
 from fuse_s3_worker.errors import Fault, ServeError, StoreError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.survival.supervisor import Supervisor
 from fuse_s3_worker.transfer.journal import Description, JournalError
 from fuse_s3_worker.transfer.recovery import load_left, store_left
 from fuse_s3_worker.transfer.stagedir import Entry, EntryInUseError, StageDirectory
 from fuse_s3_worker.transfer.staging import Staging
 
-__all__ = ["Errand", "run", "taken"]
+__all__ = ["Errand", "leave", "run", "taken"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +37,35 @@ class Errand(NamedTuple):
     ids: tuple[str, ...]
 
 
-def taken(mount: Mount) -> tuple[Mount, Errand | None]:
-    """Take the errand out of the options of a mount that is not made, if there is one."""
+def taken(order: Order) -> tuple[Errand | None, Order]:
+    """Take the errand out of the options of a mount that is not made, if there is one.
+
+    Another mount has no such option, and is refused.
+    """
+    mount = order.mount
     try:
         options = split_options(mount.options)
     except OptionSyntaxError:
-        return mount, None  # whoever reads the options says so
+        return None, order  # whoever reads the options says so
     words = [option.value for option in options if option.name == _OPTION and option.value]
     if not (mount.dry_run and words):
-        return mount, None
+        return None, order
     what, *ids = words[-1].split(":")
     if what not in _WORK:
-        return mount, None  # refused, as every option that nobody knows
+        return None, order  # refused, as every option that nobody knows
     rest = join_options([option for option in options if option.name != _OPTION])
-    return replace(mount, options=rest), Errand(what, tuple(ids))
+    return Errand(what, tuple(ids)), order._replace(
+        mount=replace(mount, options=rest, dry_run=False)  # what it needs is looked after
+    )
+
+
+def leave(supervisor: Supervisor) -> bool:
+    """Go on in another process, which neither helper nor keeper knows; tell whether this is it."""
+    if os.fork():
+        return False
+    os.setsid()  # or the helper would end it with the keeper's group
+    supervisor.leave()
+    return True
 
 
 async def run(errand: Errand, staging: Staging, directory: StageDirectory) -> None:

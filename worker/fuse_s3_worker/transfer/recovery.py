@@ -143,8 +143,9 @@ class Recovery:
                 return
             await self._staging.threads.run(entry.close)
         self.kept += 1
-        name = "staged_conflict" if known.state is State.CONFLICT else "staged_interrupted"
-        event(_log, logging.INFO, name, details | {"advice": "see fuse-s3 staged"})
+        details["advice"] = "see fuse-s3 staged"
+        conflict = known.state is State.CONFLICT
+        event(_log, logging.INFO, "staged_conflict" if conflict else "staged_interrupted", details)
 
     async def _store(
         self, entry: Entry, known: Description, on_stored: Callable[[ObjectInfo], None]
@@ -178,8 +179,8 @@ async def store_left(
         if file is None or file.failed is None:
             conflict = isinstance(error, StoreError) and error.fault is Fault.CHANGED
             details: dict[str, object] = {"key": known.key, "path": entry.path, "reason": error}
-            name = "staged_conflict" if conflict else "staged_kept"
-            event(_log, logging.WARNING, name, details | error.details)
+            details |= error.details
+            event(_log, logging.WARNING, "staged_conflict" if conflict else "staged_kept", details)
         await (file.close(keep=True) if file else _close(stage, keep=True))
         return None
     await (file.close() if file else _close(stage, keep=False))
