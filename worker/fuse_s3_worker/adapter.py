@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.failed import report
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
@@ -103,27 +104,12 @@ class Adapter:
 
     def _failed(self, header: Header, error: Exception, *, answer: bool = True) -> None:
         """Answer with the errno and write the one line about it."""
-        number, level, details = errno.EIO, logging.ERROR, dict[str, object]()
-        if isinstance(error, ServeError):
-            number, level, details = error.errno, error.level, error.details
-        elif isinstance(error, MalformedRequestError):
-            number = errno.EINVAL
-        elif isinstance(error, ExceptionGroup) and isinstance(error.exceptions[0], ServeError):
-            self._failed(header, error.exceptions[0], answer=answer)
-            return
+        if isinstance(error, MalformedRequestError):
+            error = FileSystemError(errno.EINVAL, str(error), logging.ERROR)
+        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
+        number = report(_log, error, {"op": name, "node": header.nodeid}, {"pid": header.pid})
         if answer:
             self._channel.fail(header.unique, number)
-        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
-        what: dict[str, object] = {
-            "op": name,
-            "node": header.nodeid,
-            "errno": errno.errorcode.get(number, number),
-            "reason": error,
-            "pid": header.pid,
-        }
-        event(_log, level, "request_failed", what | details)
-        if not isinstance(error, ServeError | MalformedRequestError):
-            _log.error("this is a bug", exc_info=error)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -272,13 +258,7 @@ class Adapter:
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
-        self._channel.fail(unique, error.errno)
-        what: dict[str, object] = {
-            "op": "READ",
-            "errno": errno.errorcode.get(error.errno, error.errno),
-            "reason": error,
-        }
-        event(_log, error.level, "request_failed", what | error.details)
+        self._channel.fail(unique, report(_log, error, {"op": "READ"}))
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
         mapped = write.mapped

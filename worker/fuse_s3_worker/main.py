@@ -28,9 +28,9 @@ from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.fs.filesystem import FileSystem
-from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
-from fuse_s3_worker.serve import Owner, Session, build_file_system
+from fuse_s3_worker.portable import library
+from fuse_s3_worker.serve import ENGINES, Owner, build_file_system
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
@@ -60,6 +60,7 @@ _REFUSALS = (
     ConfigurationError,
     CannotServeError,
     CacheDirectoryError,
+    library.MissingLibraryError,
     sandbox.NotConfinedError,
 )
 
@@ -134,6 +135,8 @@ def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepar
     if settings.cache:
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
+    if settings.engine == "libfuse":
+        library.load()
     programs = None if order.mount.dry_run else _programs(configuration, order)
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
@@ -167,7 +170,7 @@ async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> N
     """Wait for the connection, serve it, and tell the helper when it works."""
     order, configuration = prepared.order, prepared.configuration
     await _expect(helper, handoff.Serve)
-    session = Session(Channel(order.device), fs)
+    session = ENGINES[configuration.settings.engine](order.device, fs)
     session.start()
     await session.adapter.initialized.wait()
     _say(helper, handoff.Serving())

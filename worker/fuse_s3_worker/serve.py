@@ -4,6 +4,8 @@ import asyncio
 import logging
 import signal
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fuse_s3_worker.adapter import Adapter
@@ -15,6 +17,7 @@ from fuse_s3_worker.fs.movejournal import Journals
 from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.portable.adapter import PortableAdapter
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.readstream import Readers
@@ -23,7 +26,7 @@ from fuse_s3_worker.transfer.staging import Staging
 from fuse_s3_worker.transfer.uploads import Uploads
 from fuse_s3_worker.transfer.writer import Writers
 
-__all__ = ["Owner", "Session", "build_file_system", "ownership_of"]
+__all__ = ["ENGINES", "Owner", "Session", "build_file_system", "ownership_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -73,23 +76,74 @@ def build_file_system(
     )
 
 
-class Session:
-    """Serves a channel on the running loop until it is unmounted."""
+class Session(ABC):
+    """Serves a mount on the running loop until it is unmounted, with one engine or the other."""
 
-    def __init__(self, channel: Channel, fs: FileSystem) -> None:
-        self.adapter = Adapter(channel, fs)
-        self._channel = channel
+    def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
-        """Begin to read requests; a connection must stand behind the channel by now."""
+        """Begin to serve requests; a connection must stand behind the descriptor by now."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.fd, self._readable)
+        self._begin()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         loop.call_later(_EXPIRE_EVERY, self._expire)
         self._fs.start()
+
+    async def run(self) -> None:
+        """Wait for the end of the mount, then for everything that was closed to be stored."""
+        how = await self._over
+        event(_log, logging.INFO, how, {"requests": self.adapter.requests})
+        await self._drain()
+        await self._fs.close()
+        self._close()
+
+    @property
+    @abstractmethod
+    def adapter(self) -> Adapter | PortableAdapter:
+        """What serves the requests."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin to read requests."""
+
+    @abstractmethod
+    async def _drain(self) -> None:
+        """Wait for the requests that were read."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give up the descriptor."""
+
+    def _signalled(self, number: int) -> None:
+        # At shutdown systemd signals everything at once; programs that still use the mount would
+        # get ENOTCONN. The worker ends when the mount does.
+        name = signal.Signals(number).name
+        event(_log, logging.INFO, "signal", {"name": name, "advice": "umount ends the worker"})
+
+    def _expire(self) -> None:
+        self._fs.expire()
+        if not self._over.done():
+            asyncio.get_running_loop().call_later(_EXPIRE_EVERY, self._expire)
+
+
+class NativeSession(Session):
+    """Our own engine: requests are read from the device by the loop."""
+
+    def __init__(self, device: int, fs: FileSystem) -> None:
+        super().__init__(fs)
+        self._channel = Channel(device)
+        self._adapter = Adapter(self._channel, fs)
+
+    @property
+    def adapter(self) -> Adapter:
+        """What serves the requests."""
+        return self._adapter
+
+    def _begin(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel.fd, self._readable)
 
     def _readable(self) -> None:
         """Read a request, serve it, and again; stop to let others have a turn."""
@@ -112,21 +166,45 @@ class Session:
         if not self._over.done():
             self._over.set_result(how)
 
-    async def run(self) -> None:
-        """Wait for the end of the mount, then for everything that was closed to be stored."""
-        how = await self._over
-        event(_log, logging.INFO, how, {"requests": self.adapter.requests})
+    async def _drain(self) -> None:
         await self.adapter.drain()
-        await self._fs.close()
+
+    def _close(self) -> None:
         self._channel.close()
 
-    def _signalled(self, number: int) -> None:
-        # At shutdown systemd signals everything at once; programs that still use the mount would
-        # get ENOTCONN. The worker ends when the mount does.
-        name = signal.Signals(number).name
-        event(_log, logging.INFO, "signal", {"name": name, "advice": "umount ends the worker"})
 
-    def _expire(self) -> None:
-        self._fs.expire()
-        if not self._over.done():
-            asyncio.get_running_loop().call_later(_EXPIRE_EVERY, self._expire)
+class LibfuseSession(Session):
+    """The portable engine: requests are read by libfuse in its own threads."""
+
+    def __init__(self, device: int, fs: FileSystem) -> None:
+        from fuse_s3_worker.portable.binding import LibfuseServer  # noqa: PLC0415  needs libfuse
+
+        super().__init__(fs)
+        self._adapter = PortableAdapter(fs)
+        self._server = LibfuseServer(device, self._adapter)
+
+    @property
+    def adapter(self) -> PortableAdapter:
+        """What serves the requests."""
+        return self._adapter
+
+    def _begin(self) -> None:
+        self._server.start(self._ended)
+
+    def _ended(self, well: bool) -> None:  # noqa: FBT001  a callback
+        if not well:
+            event(_log, logging.ERROR, "device_failed", {"reason": "libfuse gave up"})
+        self._over.set_result("unmounted" if well else "failed")
+
+    async def _drain(self) -> None:
+        """Nothing: libfuse has waited for its threads."""
+
+    def _close(self) -> None:
+        """Nothing: libfuse has closed it."""
+
+
+ENGINES: dict[str, Callable[[int, FileSystem], Session]] = {
+    "native": NativeSession,
+    "libfuse": LibfuseSession,
+}
+"""By the values of the option `engine`."""

@@ -261,6 +261,14 @@ class Settings(BaseModel):
         ),
         Option("best-effort, strict or off", "best-effort"),
     ] = "best-effort"
+    engine: Annotated[
+        Literal["native", "libfuse"],
+        Field(
+            description="who speaks to the kernel: this program, or libfuse2, where that is "
+            "installed; slower, and see docs/design"
+        ),
+        Option("native or libfuse", "native"),
+    ] = "native"
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"],
         Field(description="how much is logged"),

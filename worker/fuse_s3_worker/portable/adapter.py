@@ -1,0 +1,338 @@
+"""From paths to the file system: what libfuse's high-level interface asks, one method each.
+
+libfuse asks by path. A path is looked up here name by name, as the kernel would, and the
+references are given back when the operation is done; open files are known by their handles.
+Nothing here knows a thread or a C type: that is `binding`.
+
+libfuse has one inode for each path, the file system a node for each version of a file. The kernel
+may therefore keep nothing: no pages (direct_io), no names and no attributes (timeouts of 0). What
+is known is known here, for as long as options say, and two versions cannot meet in a page.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from errno import ENOENT, EPERM
+from typing import Any, NamedTuple
+
+from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.failed import report
+from fuse_s3_worker.fs.attributes import Attributes, Overrides
+from fuse_s3_worker.fs.core import Found
+from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.nodes import ROOT_ID
+
+__all__ = ["ENCODING", "OPERATIONS", "Caller", "FailedError", "PortableAdapter", "interruptible"]
+
+_log = logging.getLogger(__name__)
+
+ENCODING = "latin-1"
+"""How fusepy makes text of names: each byte a character, so that any name comes through."""
+
+OPERATIONS = (
+    "getattr mknod mkdir unlink rmdir rename chmod chown truncate utimens statfs "
+    "open create read write flush fsync release opendir readdir releasedir fsyncdir init".split()
+)
+"""What is served. libfuse answers the rest with ENOSYS, and the kernel does without: it checks
+permissions by itself (access, default_permissions), and keeps locks by itself (lock, flock)."""
+
+_INTERRUPTIBLE = frozenset({"getattr", "open", "opendir", "read", "readdir"})
+
+_RECORDS = 128  # of a directory at a time: what libfuse has room for in one answer, about
+_HELD_MAX = 4096  # nodes; those of programs that set the times of whole trees
+
+
+class Caller(NamedTuple):
+    """Who asks: struct fuse_context."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+class FailedError(Exception):
+    """An operation failed; it was logged, and `errno` is to be answered."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+class Record(NamedTuple):
+    """One name of a directory; `offset` is where the next one begins."""
+
+    name: str
+    attributes: dict[str, int]
+    offset: int
+
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+def interruptible(operation: str, arguments: tuple[Any, ...]) -> bool:
+    """Tell whether an operation may be ended half done: looking and reading, and nothing else."""
+    truncates = operation == "open" and arguments[1] & os.O_TRUNC
+    return operation in _INTERRUPTIBLE and not truncates
+
+
+class PortableAdapter:
+    """Serves one mount, on the loop.
+
+    Attributes:
+        initialized: set when libfuse and the kernel have agreed.
+        requests: how many operations came in.
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._handlers: dict[str, Handler] = {
+            name: getattr(self, f"_{name}") for name in OPERATIONS
+        }
+        self._uniques = itertools.count(1)
+        self._reads: dict[int, asyncio.Future[bytes]] = {}
+        self._held: deque[int] = deque()
+        self.initialized = asyncio.Event()
+        self.requests = 0
+        fs.attach(self)
+
+    async def serve(self, caller: Caller, operation: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """Do one operation of struct fuse_operations, with fusepy's arguments and results.
+
+        Raises:
+            FailedError: it failed.
+        """
+        self.requests += 1
+        try:
+            return await self._handlers[operation](caller, *arguments)
+        except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
+            request: dict[str, object] = {"op": operation.upper()}
+            if isinstance(arguments[0], str):
+                request["path"] = arguments[0].encode(ENCODING).decode(errors="backslashreplace")
+            number = report(_log, error, request, {"pid": caller.pid})
+            raise FailedError(number) from None
+
+    def invalidate(self, node_id: int) -> None:
+        """Nothing (fs.core.Kernel): the kernel was told to keep nothing."""
+
+    async def _init(self, _caller: Caller, _path: str) -> None:
+        self.initialized.set()
+
+    # -- paths ----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _at(self, path: str) -> AsyncIterator[Found]:
+        """Look a path up; hold what is there meanwhile.
+
+        Raises:
+            FileSystemError: ENOENT; ENOTDIR.
+        """
+        held: list[int] = []
+        try:
+            found = await self._described(ROOT_ID)
+            for name in path.encode(ENCODING).split(b"/"):
+                if name:
+                    found = self._fs.remember(await self._child(found.node.id, name))
+                    held.append(found.node.id)
+            yield found
+        finally:
+            for node_id in reversed(held):
+                self._fs.forget(node_id, 1)
+
+    async def _child(self, parent_id: int, name: bytes) -> Found:
+        found = self._fs.names.lookup_nowait(parent_id, name)
+        if found is None:
+            found = await self._fs.names.lookup(parent_id, name)
+        if not isinstance(found, Found):
+            raise FileSystemError(ENOENT, f"{name!r} does not exist")
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _place(self, path: str) -> AsyncIterator[tuple[int, bytes]]:
+        """Look up where a name is or will be: the directory's node, and the name in it."""
+        directory, _, name = path.rpartition("/")
+        async with self._at(directory) as parent:
+            yield parent.node.id, name.encode(ENCODING)
+
+    async def _described(self, node_id: int) -> Found:
+        found = self._fs.getattr_nowait(node_id)
+        return await self._fs.getattr(node_id) if found is None else found
+
+    def _node_of(self, handle: int) -> int:
+        return self._fs.files.handle(handle).node.id
+
+    # -- names ----------------------------------------------------------------------------------
+
+    async def _mkdir(self, _caller: Caller, path: str, _mode: int) -> None:
+        async with self._place(path) as place:
+            await self._fs.names.mkdir(*place)
+
+    async def _mknod(self, _caller: Caller, path: str, mode: int, _device: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise FileSystemError(EPERM, "only regular files can be made")
+        async with self._place(path) as place:
+            await self._fs.names.mknod(*place)
+
+    async def _unlink(self, _caller: Caller, path: str) -> None:
+        async with self._place(path) as place:
+            await self._fs.names.unlink(*place)
+
+    async def _rmdir(self, _caller: Caller, path: str) -> None:
+        async with self._place(path) as place:
+            await self._fs.names.rmdir(*place)
+
+    async def _rename(self, _caller: Caller, old: str, new: str) -> None:
+        async with self._place(old) as source, self._place(new) as target:
+            await self._fs.renames.rename(source, target, 0)
+
+    # -- attributes -----------------------------------------------------------------------------
+
+    async def _getattr(
+        self, _caller: Caller, path: str | None, handle: int | None = None
+    ) -> dict[str, int]:
+        if handle is not None:
+            return _stat((await self._described(self._node_of(handle))).attributes)
+        async with self._at(path or "/") as found:
+            return _stat(found.attributes)
+
+    async def _chmod(self, _caller: Caller, path: str, mode: int) -> None:
+        await self._set(path, Overrides(0.0, mode=mode))
+
+    async def _chown(self, _caller: Caller, path: str, uid: int, gid: int) -> None:
+        """-1 leaves one as it is: chown(2)."""
+        owner, group = (None if number == -1 else number for number in (uid, gid))
+        await self._set(path, Overrides(0.0, uid=owner, gid=group))
+
+    async def _utimens(
+        self, _caller: Caller, path: str, times: tuple[int | None, int | None]
+    ) -> None:
+        """Nanoseconds since the epoch; None leaves one as it is."""
+        await self._set(path, Overrides(0.0, atime=times[0], mtime=times[1]))
+
+    async def _set(self, path: str, overrides: Overrides) -> None:
+        async with self._at(path) as found:
+            self._hold(await self._fs.setattr(found.node.id, None, overrides))
+
+    def _hold(self, found: Found) -> None:
+        """Keep a node that remembers what is not stored, as the kernel's references would."""
+        self._held.append(self._fs.remember(found).node.id)
+        if len(self._held) > _HELD_MAX:
+            self._fs.forget(self._held.popleft(), 1)
+
+    async def _truncate(
+        self, _caller: Caller, path: str | None, size: int, handle: int | None = None
+    ) -> None:
+        if handle is not None:
+            await self._fs.setattr(self._node_of(handle), size, None)
+            return
+        async with self._at(path or "/") as found:
+            await self._fs.setattr(found.node.id, size, None)
+
+    async def _statfs(self, _caller: Caller, _path: str) -> dict[str, int]:
+        volume = self._fs.statfs()
+        return {
+            **dict.fromkeys(("f_blocks", "f_bfree", "f_bavail"), volume.blocks),
+            **dict.fromkeys(("f_files", "f_ffree", "f_favail"), volume.files),
+            **dict.fromkeys(("f_bsize", "f_frsize"), volume.block_size),
+            "f_namemax": volume.name_max,
+        }
+
+    # -- files ----------------------------------------------------------------------------------
+
+    async def _open(self, caller: Caller, path: str, flags: int) -> int:
+        async with self._at(path) as found:
+            return (await self._fs.files.open(found.node.id, flags, caller.pid)).handle
+
+    async def _create(self, caller: Caller, path: str, _mode: int, flags: int) -> int:
+        async with self._place(path) as (parent, name):
+            _, opened = await self._fs.files.create(parent, name, flags, caller.pid)
+            return opened.handle
+
+    async def _read(
+        self, _caller: Caller, _path: str | None, size: int, offset: int, handle: int
+    ) -> bytes:
+        unique = next(self._uniques)
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._reads[unique] = answered
+        try:
+            work = self._fs.files.read(handle, unique, offset, size, self)
+            if work is not None:
+                await work
+            return await answered
+        finally:
+            del self._reads[unique]
+            if answered.cancelled():
+                self._fs.files.interrupt(unique)
+
+    def reply(self, unique: int, *body: memoryview) -> None:
+        """Answer a READ (transfer.readstream.Answer)."""
+        answered = self._reads.get(unique)
+        if answered is not None and not answered.done():
+            answered.set_result(b"".join(body))
+
+    def fail(self, unique: int, error: ServeError) -> None:
+        """Have a READ fail (transfer.readstream.Answer)."""
+        answered = self._reads.get(unique)
+        if answered is not None and not answered.done():
+            answered.set_exception(error)
+
+    async def _write(
+        self, _caller: Caller, _path: str | None, data: bytes, offset: int, handle: int
+    ) -> int:
+        rest = memoryview(data)
+        taken = self._fs.files.write_nowait(handle, offset, rest)
+        if taken < len(rest):
+            await self._fs.files.write(handle, offset + taken, rest[taken:])
+        return len(data)
+
+    async def _flush(self, caller: Caller, _path: str | None, handle: int) -> None:
+        await self._fs.files.flush(handle, caller.pid)
+
+    async def _fsync(
+        self, _caller: Caller, _path: str | None, _data_only: int, handle: int
+    ) -> None:
+        await self._fs.files.fsync(handle)
+
+    async def _release(self, _caller: Caller, _path: str | None, handle: int) -> None:
+        await self._fs.files.release(handle)
+
+    # -- directories ----------------------------------------------------------------------------
+
+    async def _opendir(self, _caller: Caller, path: str) -> int:
+        async with self._at(path) as found:
+            return self._fs.directories.opendir(found.node.id)
+
+    async def _readdir(
+        self, _caller: Caller, _path: str | None, handle: int, offset: int
+    ) -> list[Record]:
+        """Return the next records; none is the end."""
+        found: list[Record] = []
+        async with contextlib.aclosing(self._fs.directories.entries(handle, offset)) as entries:
+            async for entry in entries:
+                kind = {"st_ino": entry.ino, "st_mode": entry.kind << _KIND_SHIFT}
+                found.append(Record(entry.name.decode(ENCODING), kind, entry.offset))
+                if len(found) == _RECORDS:
+                    break
+        return found
+
+    async def _releasedir(self, _caller: Caller, _path: str | None, handle: int) -> None:
+        self._fs.directories.releasedir(handle)
+
+    async def _fsyncdir(
+        self, _caller: Caller, _path: str | None, _data_only: int, _handle: int
+    ) -> None:
+        """Names are in the bucket when they are made."""
+
+
+_KIND_SHIFT = 12  # dirent.h: DTTOIF
+
+
+def _stat(attributes: Attributes) -> dict[str, int]:
+    """Return struct stat by the names that fusepy has for it; times in nanoseconds."""
+    shown = {f"st_{name}": value for name, value in attributes._asdict().items()}
+    shown["st_blocks"] = -(-attributes.size // 512)  # of 512 bytes, whatever the block size is
+    return shown
