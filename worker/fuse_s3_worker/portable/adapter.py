@@ -17,7 +17,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from errno import ENOENT, EPERM
+from errno import ENOENT, ENOSYS, EOPNOTSUPP, EPERM
 from typing import Any, NamedTuple
 
 from fuse_s3_worker.errors import FileSystemError, ServeError
@@ -25,7 +25,10 @@ from fuse_s3_worker.failed import report
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.inodes import Made
+from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.xattrs import Xattrs
 
 __all__ = ["ENCODING", "OPERATIONS", "Caller", "FailedError", "PortableAdapter", "interruptible"]
 
@@ -35,13 +38,16 @@ ENCODING = "latin-1"
 """How fusepy makes text of names: each byte a character, so that any name comes through."""
 
 OPERATIONS = (
-    "getattr mknod mkdir unlink rmdir rename chmod chown truncate utimens statfs "
-    "open create read write flush fsync release opendir readdir releasedir fsyncdir init".split()
+    "getattr mknod mkdir unlink rmdir rename symlink readlink link chmod chown truncate utimens "
+    "setxattr getxattr listxattr removexattr statfs open create read write flush fsync release "
+    "opendir readdir releasedir fsyncdir init".split()
 )
 """What is served. libfuse answers the rest with ENOSYS, and the kernel does without: it checks
 permissions by itself (access, default_permissions), and keeps locks by itself (lock, flock)."""
 
-_INTERRUPTIBLE = frozenset({"getattr", "open", "opendir", "read", "readdir"})
+_INTERRUPTIBLE = frozenset(
+    {"getattr", "readlink", "getxattr", "listxattr", "open", "opendir", "read", "readdir"}
+)
 
 _RECORDS = 128  # of a directory at a time: what libfuse has room for in one answer, about
 _HELD_MAX = 4096  # nodes; those of programs that set the times of whole trees
@@ -132,13 +138,13 @@ class PortableAdapter:
             FileSystemError: ENOENT; ENOTDIR.
         """
         held: list[int] = []
+        found: Found | None = None
         try:
-            found = await self._described(ROOT_ID)
-            for name in path.encode(ENCODING).split(b"/"):
-                if name:
-                    found = self._fs.remember(await self._child(found.node.id, name))
-                    held.append(found.node.id)
-            yield found
+            for name in filter(None, path.encode(ENCODING).split(b"/")):
+                child = await self._child(held[-1] if held else ROOT_ID, name)
+                found = self._fs.remember(child)
+                held.append(child.node.id)
+            yield await self._described(ROOT_ID) if found is None else found
         finally:
             for node_id in reversed(held):
                 self._fs.forget(node_id, 1)
@@ -167,15 +173,37 @@ class PortableAdapter:
 
     # -- names ----------------------------------------------------------------------------------
 
-    async def _mkdir(self, _caller: Caller, path: str, _mode: int) -> None:
+    async def _mkdir(self, caller: Caller, path: str, mode: int) -> None:
         async with self._place(path) as place:
-            await self._fs.names.mkdir(*place)
+            await self._fs.names.mkdir(*place, _made(caller, stat.S_IFDIR | mode))
 
-    async def _mknod(self, _caller: Caller, path: str, mode: int, _device: int) -> None:
-        if not stat.S_ISREG(mode):
-            raise FileSystemError(EPERM, "only regular files can be made")
+    async def _mknod(self, caller: Caller, path: str, mode: int, device: int) -> None:
         async with self._place(path) as place:
-            await self._fs.names.mknod(*place)
+            if self._fs.links is None and stat.S_ISREG(mode):
+                await self._fs.names.mknod(*place)
+            else:
+                await self._links().mknod(*place, _made(caller, mode, device))
+
+    async def _symlink(self, caller: Caller, path: str, target: str) -> None:
+        made = _made(caller, stat.S_IFLNK)
+        async with self._place(path) as place:
+            await self._links().symlink(*place, target.encode(ENCODING), made)
+
+    async def _readlink(self, _caller: Caller, path: str) -> str:
+        links = self._links()
+        async with self._at(path) as found:
+            target = links.readlink_nowait(found.node.id)
+            if target is None:
+                target = await links.readlink(found.node.id)
+        return target.decode(ENCODING)
+
+    def _links(self) -> Links:
+        if self._fs.links is None:
+            raise FileSystemError(EPERM, "links and special files are made with -o posix")
+        return self._fs.links
+
+    async def _link(self, _caller: Caller, path: str, _target: str) -> None:
+        raise FileSystemError(EOPNOTSUPP, f"no second name {path!r}: S3 has one key for an object")
 
     async def _unlink(self, _caller: Caller, path: str) -> None:
         async with self._place(path) as place:
@@ -232,6 +260,39 @@ class PortableAdapter:
         async with self._at(path or "/") as found:
             await self._fs.setattr(found.node.id, size, None)
 
+    # -- extended attributes --------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _attributes(self, path: str) -> AsyncIterator[tuple[Xattrs, int]]:
+        """Look a path up, and what it has; ENOSYS is for the kernel, which will not ask again."""
+        xattrs = self._fs.xattrs
+        if xattrs is None:
+            raise FileSystemError(ENOSYS, "attributes are kept with -o posix")
+        async with self._at(path) as found:
+            if not xattrs.is_fresh(found.node.id):
+                await xattrs.look(found.node.id)
+            yield xattrs, found.node.id
+
+    async def _setxattr(
+        self, caller: Caller, path: str, name: str, value: bytes, flags: int
+    ) -> None:
+        async with self._attributes(path) as (xattrs, node_id):
+            xattrs.set(node_id, name.encode(ENCODING), value, flags, kill_setgid=bool(caller.uid))
+
+    async def _getxattr(self, _caller: Caller, path: str, name: str) -> bytes:
+        async with self._attributes(path) as (xattrs, node_id):
+            return xattrs.get(node_id, name.encode(ENCODING))
+
+    async def _listxattr(self, _caller: Caller, path: str) -> list[str]:
+        async with self._attributes(path) as (xattrs, node_id):
+            return [name.decode(ENCODING) for name in xattrs.names(node_id)]
+
+    async def _removexattr(self, _caller: Caller, path: str, name: str) -> None:
+        async with self._attributes(path) as (xattrs, node_id):
+            xattrs.remove(node_id, name.encode(ENCODING))
+
+    # -- the whole ------------------------------------------------------------------------------
+
     async def _statfs(self, _caller: Caller, _path: str) -> dict[str, int]:
         volume = self._fs.statfs()
         return {
@@ -245,12 +306,23 @@ class PortableAdapter:
 
     async def _open(self, caller: Caller, path: str, flags: int) -> int:
         async with self._at(path) as found:
-            return (await self._fs.files.open(found.node.id, flags, caller.pid)).handle
-
-    async def _create(self, caller: Caller, path: str, _mode: int, flags: int) -> int:
-        async with self._place(path) as (parent, name):
-            _, opened = await self._fs.files.create(parent, name, flags, caller.pid)
+            opened = await self._fs.files.open(found.node.id, flags, caller.pid)
+            if flags & os.O_TRUNC:
+                self._kill_privileges(caller, found.node.id)
             return opened.handle
+
+    async def _create(self, caller: Caller, path: str, mode: int, flags: int) -> int:
+        made = _made(caller, mode)
+        async with self._place(path) as place:
+            return (await self._fs.files.create(*place, flags, caller.pid, made))[1].handle
+
+    def _kill_privileges(self, caller: Caller, node_id: int) -> None:
+        """Take setuid and setgid away from what somebody else than root changes.
+
+        That the kernel wants it is among the flags that libfuse does not pass on.
+        """
+        if caller.uid:
+            self._fs.kill_privileges(node_id)
 
     async def _read(
         self, _caller: Caller, _path: str | None, size: int, offset: int, handle: int
@@ -281,8 +353,10 @@ class PortableAdapter:
             answered.set_exception(error)
 
     async def _write(
-        self, _caller: Caller, _path: str | None, data: bytes, offset: int, handle: int
+        self, caller: Caller, _path: str | None, data: bytes, offset: int, handle: int
     ) -> int:
+        if self._fs.links is not None:
+            self._kill_privileges(caller, self._node_of(handle))
         rest = memoryview(data)
         taken = self._fs.files.write_nowait(handle, offset, rest)
         if taken < len(rest):
@@ -323,12 +397,17 @@ class PortableAdapter:
         self._fs.directories.releasedir(handle)
 
     async def _fsyncdir(
-        self, _caller: Caller, _path: str | None, _data_only: int, _handle: int
+        self, _caller: Caller, _path: str | None, _data_only: int, handle: int
     ) -> None:
-        """Names are in the bucket when they are made."""
+        await self._fs.fsyncdir(handle)
 
 
 _KIND_SHIFT = 12  # dirent.h: DTTOIF
+
+
+def _made(caller: Caller, mode: int, device: int = 0) -> Made:
+    """Return what is made; the kernel has taken the umask away already."""
+    return Made(mode, 0, caller.uid, caller.gid, device)
 
 
 def _stat(attributes: Attributes) -> dict[str, int]:

@@ -87,7 +87,8 @@ def _fuse_new(library: ctypes.CDLL) -> Callable[..., int | None]:
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(_Arguments)),
         *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
     )
-    return prototype(dlvsym(library._handle, b"fuse_new", b"FUSE_2.6"))
+    handle = library._handle  # noqa: SLF001  what dlopen(3) gave; ctypes has no other name for it
+    return prototype(dlvsym(handle, b"fuse_new", b"FUSE_2.6"))
 
 
 class _Calls(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
