@@ -1,27 +1,60 @@
-import os, pytest, subprocess, errno
+"""Both engines, one list of behaviours: what one of them gets wrong, the other one shows."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from support.conformance import (
+    BEHAVIOURS,
+    POSIX_BEHAVIOURS,
+    Behaviour,
+    expectations,
+    observe,
+)
 from support.mounts import Mount
 from support.s3 import Bucket
-pytestmark = [pytest.mark.mount, pytest.mark.one_store, pytest.mark.usefixtures("product")]
 
-@pytest.mark.parametrize("engine", ["libfuse"])
-def test_try(bucket: Bucket, engine: str) -> None:
-    bucket.put("x", b"hello")
-    with Mount(bucket, f"engine={engine}", "log_level=debug") as mnt:
-        try:
-            print(mnt.log.text)
-            print(os.listdir(mnt.path))
-            print((mnt / "x").read_bytes(), (mnt/"x").stat())
-            (mnt / "y").write_bytes(b"123" * 1000000)
-            assert bucket.get("y") == b"123" * 1000000
-            assert (mnt / "y").read_bytes() == b"123" * 1000000
-            fd = os.open(mnt / "y", os.O_RDWR)
-            os.unlink(mnt / "y")
-            try:
-                print(os.fstat(fd))
-            except OSError as e: print("fstat", e)
-            os.close(fd)
-            for l in open(f"/proc/{mnt.pid}/status").read().splitlines():
-                if "Seccomp" in l or "Threads" in l: print(l)
-        finally:
-            print(mnt.log.text)
-    print(mnt.log.text)
+pytestmark = [pytest.mark.mount, pytest.mark.one_store]
+
+ENGINES = ("native", "libfuse")
+
+# Of what programs are refused, the log tells; and of what they were told by fsync or close.
+TOLD = ["request_failed"]
+
+
+def differences(seen: dict[str, object], behaviours: Iterable[Behaviour]) -> dict[str, object]:
+    """Return what is not as expected: name to (seen, expected)."""
+    return {
+        name: (seen[name], expected)
+        for name, expected in expectations(behaviours).items()
+        if seen[name] != expected
+    }
+
+
+def contents(bucket: Bucket, prefix: str) -> dict[str, bytes]:
+    """Return what is stored below a prefix."""
+    keys = [key for key in bucket.keys() if key.startswith(prefix)]
+    return {key.removeprefix(prefix): bucket.get(key) for key in keys}
+
+
+def test_a_local_file_system_does_so(public: Path) -> None:
+    """The list asks for nothing that programs would not find elsewhere, except where it says so."""
+    os.umask(0o022)
+    behaviours = [b for b in (*BEHAVIOURS, *POSIX_BEHAVIOURS) if b.local]
+    assert differences(observe(public, behaviours), behaviours) == {}
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("options", [(), ("posix",)], ids=["default", "posix"])
+def test_both_engines_do_so(bucket: Bucket, options: tuple[str, ...]) -> None:
+    behaviours = BEHAVIOURS if not options else (*BEHAVIOURS, *POSIX_BEHAVIOURS)
+    wrong = {}
+    for engine in ENGINES:
+        with Mount(bucket, f"engine={engine}", *options, allowed=TOLD) as mnt:
+            (mnt / engine).mkdir()
+            wrong[engine] = differences(observe(mnt / engine, behaviours), behaviours)
+    assert wrong == dict.fromkeys(ENGINES, {})
+    # And what is in the bucket then is the same, to the byte.
+    assert contents(bucket, "native/") == contents(bucket, "libfuse/")

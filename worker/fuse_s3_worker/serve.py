@@ -205,7 +205,7 @@ class LibfuseSession(Session):
         self._over.set_result("unmounted" if well else "failed")
 
     async def _drain(self) -> None:
-        """Nothing: libfuse has waited for its threads."""
+        self._adapter.close()  # libfuse has waited for its threads
 
     def _close(self) -> None:
         """Nothing: libfuse has closed it."""

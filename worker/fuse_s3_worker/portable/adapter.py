@@ -125,6 +125,11 @@ class PortableAdapter:
     def invalidate(self, node_id: int) -> None:
         """Nothing (fs.core.Kernel): the kernel was told to keep nothing."""
 
+    def close(self) -> None:
+        """Give back what is still held."""
+        while self._held:
+            self._fs.forget(self._held.popleft(), 1)
+
     async def _init(self, _caller: Caller, _path: str) -> None:
         self.initialized.set()
 
@@ -168,6 +173,10 @@ class PortableAdapter:
         found = self._fs.getattr_nowait(node_id)
         return await self._fs.getattr(node_id) if found is None else found
 
+    def _let_go(self, found: Found) -> None:
+        """Nobody refers to what was made; whoever wants it looks it up."""
+        self._fs.forget(found.node.id, 0)
+
     def _node_of(self, handle: int) -> int:
         return self._fs.files.handle(handle).node.id
 
@@ -175,19 +184,22 @@ class PortableAdapter:
 
     async def _mkdir(self, caller: Caller, path: str, mode: int) -> None:
         async with self._place(path) as place:
-            await self._fs.names.mkdir(*place, _made(caller, stat.S_IFDIR | mode))
+            made = _made(caller, stat.S_IFDIR | mode)
+            self._let_go(await self._fs.names.mkdir(*place, made))
 
     async def _mknod(self, caller: Caller, path: str, mode: int, device: int) -> None:
         async with self._place(path) as place:
             if self._fs.links is None and stat.S_ISREG(mode):
-                await self._fs.names.mknod(*place)
+                found = await self._fs.names.mknod(*place)
             else:
-                await self._links().mknod(*place, _made(caller, mode, device))
+                found = await self._links().mknod(*place, _made(caller, mode, device))
+            self._let_go(found)
 
     async def _symlink(self, caller: Caller, path: str, target: str) -> None:
         made = _made(caller, stat.S_IFLNK)
         async with self._place(path) as place:
-            await self._links().symlink(*place, target.encode(ENCODING), made)
+            links = self._links()
+            self._let_go(await links.symlink(*place, target.encode(ENCODING), made))
 
     async def _readlink(self, _caller: Caller, path: str) -> str:
         links = self._links()
@@ -248,7 +260,7 @@ class PortableAdapter:
     def _hold(self, found: Found) -> None:
         """Keep a node that remembers what is not stored, as the kernel's references would."""
         self._held.append(self._fs.remember(found).node.id)
-        if len(self._held) > _HELD_MAX:
+        while len(self._held) > _HELD_MAX:
             self._fs.forget(self._held.popleft(), 1)
 
     async def _truncate(
