@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.pattern import pattern
 
@@ -212,10 +212,13 @@ def _write_lines(path: Path, number: int) -> None:
 
 def write_side_by_side(place: Path) -> object:
     """Four threads, and then four processes, each a quarter of the lines of one file."""
-    spawn = multiprocessing.get_context("fork")
+    makers: tuple[Callable[..., Any], ...] = (
+        threading.Thread,
+        multiprocessing.get_context("fork").Process,
+    )
     expected = b"".join(b"%09d\n" % line for line in range(40))
     seen = []
-    for number, make in enumerate((threading.Thread, spawn.Process)):
+    for number, make in enumerate(makers):
         path = place / f"file{number}"
         path.touch()
         with path.open("r+b"):  # they write one version together
@@ -243,12 +246,12 @@ def unlink_what_is_being_written(place: Path) -> object:
     return names, data, (place / "file").read_bytes()
 
 
-def unlink_what_is_changed(place: Path) -> object:
-    (place / "file").write_bytes(b"0123456789")
-    with (place / "file").open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), b"abc", 3)
+def unlink_what_is_read(place: Path) -> object:
+    """What was not fetched of it is gone with the object."""
+    (place / "file").write_bytes(pattern(9 * MIB))
+    with (place / "file").open("rb", buffering=0) as file:
         (place / "file").unlink()
-        return os.pread(file.fileno(), 100, 0), _names(place)
+        return errno_of(os.pread, file.fileno(), 100, 8 * MIB), _names(place)
 
 
 def move_files(place: Path) -> object:
@@ -292,7 +295,7 @@ def rename_refused(place: Path) -> object:
 
 def read_a_directory(place: Path) -> object:
     """More names than come at once; types; and a look again from the beginning, and in parts."""
-    for number in range(300):
+    for number in range(150):
         (place / f"file{number:03d}").touch()
     (place / "directory").mkdir()
     with os.scandir(place) as entries:
@@ -301,14 +304,14 @@ def read_a_directory(place: Path) -> object:
     (place / "file007").unlink()
     return (
         [name for name, is_directory in found.items() if is_directory],
-        sorted(found) == again == ["directory", *(f"file{n:03d}" for n in range(300))],
+        sorted(found) == again == ["directory", *(f"file{n:03d}" for n in range(150))],
         len(_names(place)),
         _shell("ls -a | head -n 3; ls | wc -l; find . -type d | sort", place),
     )
 
 
 def names_of_all_kinds(place: Path) -> object:
-    names = ["x" * 255, "ü" * 127, "with space", "new\nline", "-dash", "%41+&=#?", "‮⁧", "😀" * 63]
+    names = ["x" * 255, "ü" * 127, "with space", "-dash", "%41+&=#?", "\u202e\u2067", "😀" * 63]
     for name in names:
         (place / name).write_text(name)
         (place / name).rename(place / f"{name[:-1]}~")
@@ -329,10 +332,10 @@ def names_that_cannot_be(place: Path) -> object:
 def too_long_for_a_key(place: Path) -> object:
     path = place
     seen = []
-    for _ in range(5):
+    for _ in range(6):
         path /= "d" * 250
         seen.append(errno_of(os.mkdir, path))
-    return seen
+    return list(dict.fromkeys(seen))
 
 
 def refusals(place: Path) -> object:
@@ -420,8 +423,9 @@ def modes_and_times_right_after(place: Path) -> object:
     found = file.stat()
     times = (found.st_atime_ns, found.st_mtime_ns)
     os.utime(file, ns=(5_000_000_000, 6_000_000_000))
-    failed = _shell("touch -a -d @7 file; install -m 600 file copy; cp -p file kept", place)
+    failed = _shell("touch -a -d @7 file", place)
     kept = file.stat()
+    failed += _shell("install -m 600 file copy; cp -p file kept; tar c file | tar xp", place)
     return oct(found.st_mode), times, (kept.st_atime, kept.st_mtime), failed
 
 
@@ -470,7 +474,7 @@ BEHAVIOURS = (
     Behaviour(inherited_by_a_child, "a\nb\nc\n"),
     Behaviour(write_side_by_side, [True, True]),
     Behaviour(unlink_what_is_being_written, ([], b"first and more", b"second")),
-    Behaviour(unlink_what_is_changed, (b"012abc6789", [])),
+    Behaviour(unlink_what_is_read, ("ESTALE", []), local=False),
     Behaviour(move_files, ("", {"d": "/", "d/c": "b"})),
     Behaviour(
         move_trees,
@@ -487,13 +491,13 @@ BEHAVIOURS = (
         "ENAMETOOLONG",
     ]),
     Behaviour(read_a_directory, (
-        ["directory"], True, 300, ".\n..\ndirectory\n300\n.\n./directory\n",
+        ["directory"], True, 150, ".\n..\ndirectory\n150\n.\n./directory\n",
     )),
     Behaviour(names_of_all_kinds, True),
     Behaviour(names_that_cannot_be, [
         *[["ENAMETOOLONG", "EILSEQ", "EILSEQ", "ENAMETOOLONG"]] * 4, [],
     ], local=False),
-    Behaviour(too_long_for_a_key, ["ok"] * 3 + ["ENAMETOOLONG", "ENOENT"], local=False),
+    Behaviour(too_long_for_a_key, ["ok", "ENAMETOOLONG"], local=False),
     Behaviour(refusals, {
         "mkdir over a file": "EEXIST",
         "mkdir twice": "EEXIST",
@@ -575,19 +579,19 @@ def symbolic_links(place: Path) -> object:
     (place / "directory").mkdir()
     (place / "directory/file").write_text("found")
     targets = {"link": "directory/file", "broken": "nowhere", "up": "directory/../link",
-               "long": "directory/" + "./" * 2000 + "file", "ü\n": "directory"}  # fmt: skip
+               "long": "directory/" + "./" * 2000 + "file", "ü": "directory"}  # fmt: skip
     for name, target in targets.items():
         (place / name).symlink_to(target)
     return {
         "targets": {name: os.readlink(place / name) for name in targets} == targets,  # noqa: PTH115
         "kind": stat.S_ISLNK((place / "link").lstat().st_mode),
         "size": (place / "link").lstat().st_size,
-        "read": [(place / name).read_text() for name in ("link", "up", "long", "ü\n/file")],
+        "read": [(place / name).read_text() for name in ("link", "up", "long", "ü/file")],
         "broken": errno_of(os.stat, place / "broken"),
         "no link": errno_of(os.readlink, place / "directory"),
         "there": errno_of(os.symlink, "x", place / "link"),
         "types": sorted(entry.name for entry in os.scandir(place) if entry.is_symlink()),
-        "removed": ((place / "link").unlink(), (place / "directory/file").read_text())[1],
+        "removed": (errno_of(os.unlink, place / "link"), (place / "directory/file").read_text()),
     }
 
 
@@ -662,8 +666,8 @@ def as_another(place: Path) -> object:
         (place / name).write_text(name)
         (place / name).chmod(mode)
     shell = "setpriv --reuid=1234 --regid=1234 --clear-groups sh -c '{}'"
-    inner = "cat private 2>/dev/null || echo refused; echo x >>program; echo new >new; umask 077; mkdir d"
-    printed = _shell(shell.format(inner), place)
+    inner = "cat private 2>/dev/null || echo refused; echo x >>program; echo new >new"
+    printed = _shell(shell.format(f"{inner}; umask 077; mkdir d"), place)
     return printed, [_shown(place / name) for name in ("program", "new", "d")]
 
 
@@ -677,12 +681,12 @@ POSIX_BEHAVIOURS = (
     )),
     Behaviour(symbolic_links, {
         "targets": True, "kind": True, "size": 14, "read": ["found"] * 4, "broken": "ENOENT",
-        "no link": "EINVAL", "there": "EEXIST", "types": ["broken", "link", "long", "up", "ü\n"],
-        "removed": "found",
+        "no link": "EINVAL", "there": "EEXIST", "types": ["broken", "link", "long", "up", "ü"],
+        "removed": ("ok", "found"),
     }),
-    Behaviour(special_files, (["0o10620", "0o20600", "0o140600"], (1, 3), "through\n")),
+    Behaviour(special_files, (["0o10600", "0o20600", "0o140600"], (1, 3), "through\n")),
     Behaviour(extended_attributes, (
-        [], ["EEXIST", "ENODATA", "ENODATA", "ENODATA", "EOPNOTSUPP"],
+        [], ["EEXIST", "ENODATA", "ENODATA", "ENODATA", "ENOTSUP"],
         {"user.one": b"1\0\xff", "user.two": b""}, {"user.one": b"2"},
     )),
     Behaviour(too_many_attributes, "ENOSPC", local=False),

@@ -39,10 +39,10 @@ class Asking:
         self.t = t
         self.adapter = PortableAdapter(t.fs)
 
-    async def __call__(self, operation: str, *arguments: Any, caller: Caller = ROOT) -> Any:
+    async def __call__(self, operation: str, *arguments: object, caller: Caller = ROOT) -> Any:  # noqa: ANN401
         return await self.adapter.serve(caller, operation, *arguments)
 
-    async def fails(self, operation: str, *arguments: Any, caller: Caller = ROOT) -> str:
+    async def fails(self, operation: str, *arguments: object, caller: Caller = ROOT) -> str:
         """Return the name of the errno."""
         with pytest.raises(FailedError) as failed:
             await self(operation, *arguments, caller=caller)
@@ -81,7 +81,10 @@ async def asking(**objects: bytes) -> AsyncIterator[Asking]:
 @on_loop()
 async def test_references_are_given_back() -> None:
     async with asking(a__b__c=b"data") as ask:
-        nodes = lambda: ask.t.fs.statistics().nodes  # noqa: E731
+
+        def nodes() -> int:
+            return ask.t.fs.statistics().nodes
+
         assert (await ask("getattr", "/a/b/c"))["st_size"] == 4
         assert nodes() == 1
         handle = await ask("open", "/a/b/c", os.O_RDONLY)
@@ -311,8 +314,10 @@ async def test_requests_are_counted_and_init_is_noticed() -> None:
 # -- what is served --------------------------------------------------------------------------------
 
 # By our own engine alone: of libfuse's own business, or not in the interface that fusepy has.
-NATIVE_ONLY = {"lookup", "forget", "batch_forget", "interrupt", "destroy", "access", "setattr",
-               "readdirplus", "fallocate", "lseek", "copy_file_range", "copy_file_range_64"}  # fmt: skip
+NATIVE_ONLY = set(
+    "lookup forget batch_forget interrupt destroy access setattr readdirplus "
+    "fallocate lseek copy_file_range copy_file_range_64".split()
+)
 # Of setattr, which libfuse takes apart.
 SETTING = {"chmod", "chown", "truncate", "utimens"}
 
@@ -329,8 +334,12 @@ async def test_what_takes_posix() -> None:
         assert await ask.fails("readlink", "/x") == "EPERM"
         assert await ask.fails("mknod", "/fifo", stat.S_IFIFO | 0o600, 0) == "EPERM"
         assert await ask.fails("link", "/second", "/x") == "ENOTSUP"
-        for operation, more in (("getxattr", ("user.x",)), ("listxattr", ()),
-                                ("removexattr", ("user.x",)), ("setxattr", ("user.x", b"", 0))):  # fmt: skip
+        for operation, more in (
+            ("getxattr", ("user.x",)),
+            ("setxattr", ("user.x", b"", 0)),
+            ("listxattr", ()),
+            ("removexattr", ("user.x",)),
+        ):
             assert await ask.fails(operation, "/x", *more) == "ENOSYS"
 
 

@@ -28,7 +28,15 @@ from fuse_s3_worker.transfer.staging import Staging
 from fuse_s3_worker.transfer.uploads import Uploads
 from fuse_s3_worker.transfer.writer import Writers
 
-__all__ = ["ENGINES", "Owner", "Session", "build_file_system", "ownership_of"]
+__all__ = [
+    "ENGINES",
+    "LibfuseSession",
+    "NativeSession",
+    "Owner",
+    "Session",
+    "build_file_system",
+    "ownership_of",
+]
 
 _log = logging.getLogger(__name__)
 

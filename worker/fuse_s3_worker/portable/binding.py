@@ -9,6 +9,7 @@ To be imported after `library.load`.
 """
 
 import asyncio
+import concurrent.futures
 import ctypes
 import errno
 import fcntl
@@ -228,7 +229,7 @@ class LibfuseServer:
                 return done.result(_LOOK_EVERY)
             except TimeoutError:
                 self._look_for_signal(call, arguments)
-            except asyncio.exceptions.CancelledError:
+            except concurrent.futures.CancelledError:
                 raise FailedError(errno.EINTR) from None
 
     def _look_for_signal(self, call: _Call, arguments: tuple[Any, ...]) -> None:
