@@ -19,7 +19,8 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import OUT_HEADER, InitFlag, Opcode
-from fuse_s3_worker.serve import NativeSession, Owner, build_file_system, ownership_of
+from fuse_s3_worker.fuse.channel import Channel
+from fuse_s3_worker.serve import Owner, Session, build_file_system, ownership_of
 from support import loops
 from support.gatedstore import GatedStore
 from support.kernel import Reply, frame
@@ -42,7 +43,7 @@ class Device:
         self.store = GatedStore(objects)
         self.fs = build_file_system(self.store, SETTINGS, Owner(1000, 1000), "")
         self.fd = ours.detach()
-        self.session = NativeSession(self.fd, self.fs)
+        self.session = Session(Channel(self.fd), self.fs)
         self.replies: dict[int, Reply] = {}
         self._over = 0
         self._unique = 0

@@ -307,6 +307,16 @@ class Settings(BaseModel):
         ),
         Option("native or libfuse", "native"),
     ] = "native"
+    restart_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="how often in a minute the worker may fail and be started again; after "
+            "that the mount gives EIO",
+        ),
+        Option("0 to 1000", "5"),
+    ] = 5
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"],
         Field(description="how much is logged"),

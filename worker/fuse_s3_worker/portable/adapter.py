@@ -91,8 +91,11 @@ class PortableAdapter:
 
     Attributes:
         initialized: set when libfuse and the kernel have agreed.
+        agreed: what another worker would have to know; nothing, since none can go on.
         requests: how many operations came in.
     """
+
+    agreed = None
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs

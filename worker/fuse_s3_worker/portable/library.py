@@ -2,12 +2,14 @@
 
 import os
 
+from fuse_s3_worker.config.parse import ConfigurationError
+
 __all__ = ["MissingLibraryError", "load"]
 
 _NAME = "libfuse.so.2"
 
 
-class MissingLibraryError(Exception):
+class MissingLibraryError(ConfigurationError):
     """There is no libfuse; the message says what to install."""
 
 
