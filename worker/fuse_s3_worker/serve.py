@@ -300,6 +300,7 @@ class LibfuseSession(Serving):
     def _ended(self, well: bool) -> None:  # noqa: FBT001  a callback
         if not well:
             event(_log, logging.ERROR, "device_failed", {"reason": "libfuse gave up"})
+        self._adapter.initialized.set()  # or never: who waits for it finds nobody who serves
         self._over.set_result(End.UNMOUNTED if well else End.FAILED)
 
     def begin_to_hand_over(self) -> None:
