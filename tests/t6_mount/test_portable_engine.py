@@ -269,4 +269,3 @@ def test_what_it_cannot_do(bucket: Bucket) -> None:
         # fstat(2) of what has no name any more: the kernel asks for a path.
         (mnt / "x").unlink()
         assert errno_of(os.fstat, descriptor) == "ENOENT"
-        assert os.pread(descriptor, 4, 0) == b"xxxx"
