@@ -217,16 +217,13 @@ def test_fake_mount_judges_the_options_and_touches_nothing(bucket: Bucket) -> No
     assert not mnt.close()
 
 
-def test_verbose_names_the_worker(bucket: Bucket) -> None:
+def test_verbose_says_what_is_mounted_where(bucket: Bucket) -> None:
     with Mount(bucket) as mnt:
         mnt.unmount()
         mnt.wait_for_worker()
         words = ("mount", "-v", "-t", "s3", bucket.name, mnt.path, "-o", mnt.options)
         done = run(*words, environment=clean_environment(bucket.store))
         mnt.watch()
-        assert (
-            f"mount.s3: worker {mnt.pid} runs as fuse-s3 and reaches {bucket.name}" in done.stdout
-        )
         assert f"mount.s3: {bucket.name} is mounted on {mnt.path}" in done.stdout
 
 

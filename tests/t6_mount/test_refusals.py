@@ -159,12 +159,3 @@ def test_mount_point_is_a_file(attempt: Attempt, tmp_path: Path) -> None:
     attempt.directory = tmp_path / "file"
     attempt.directory.touch()
     attempt.refused(FAILURE, f"mount point {attempt.directory}: Not a directory")
-
-
-def test_ordinary_user(attempt: Attempt) -> None:
-    as_nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    done = run(*as_nobody, "mount.s3", attempt.spec, attempt.directory)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("mount.s3: only root can mount")
-    assert done.returncode == USAGE
-    assert not entries_at(attempt.directory)

@@ -444,21 +444,6 @@ def test_forced_unmount_leaves_nothing_half_done(bucket: Bucket, size: int) -> N
         assert bucket.uploads() == []
 
 
-def test_killed_worker(bucket: Bucket) -> None:
-    """[S81] When the worker is killed, the mount gives ENOTCONN until it is unmounted."""
-    bucket.put("x", b"1")
-    with Mount(bucket) as mnt:
-        assert (mnt / "x").read_bytes() == b"1"
-        os.kill(mnt.pid, signal.SIGKILL)
-        assert mnt.wait_for_worker()
-        with pytest.raises(OSError, match="not connected") as refused:
-            (mnt / "anything").stat()
-        assert refused.value.errno == errno.ENOTCONN
-        assert mnt.unmount().returncode == 0
-        mnt.mount()
-        assert (mnt / "x").read_bytes() == b"1"
-
-
 _LAST_CLOSES: dict[str, Callable[[Path], object]] = {
     "close": lambda path: path.write_bytes(b"x" * (PART + 1)),
     "exit": lambda path: _write_and_exit(path, os._exit),
