@@ -115,13 +115,15 @@ def test_keys_of_ones_own(secure: Store, cache: str, tmp_path: Path) -> None:
         newer = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64decode(KEYS[0])}
         for name in ("page.html", "large.bin", "link"):
             bucket.client.head_object(Bucket=bucket.name, Key=name, **newer)
-        with Mount(bucket, "metadata_ttl=60", allowed=["request_failed"]) as without:
-            with pytest.raises(PermissionError):
-                (without / "page.html").read_bytes()
+        with (
+            Mount(bucket, "metadata_ttl=60", allowed=["request_failed"]) as without,
+            pytest.raises(PermissionError),
+        ):
+            (without / "page.html").read_bytes()
 
 
 def test_an_archived_object(servers: Servers) -> None:
-    """[S112] An object in an archive storage class shows without any permission until it is
+    """[S111] An object in an archive storage class shows without any permission until it is
     restored; the log says how to restore it.
     """
     with Bucket(servers.moto.store) as bucket:
