@@ -244,7 +244,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 def test_what_it_cannot_do(bucket: Bucket) -> None:
-    """[S88] With `engine=libfuse`, a file that is read again is fetched again and cannot be mapped
+    """[S104] With `engine=libfuse`, a file that is read again is fetched again and cannot be mapped
     as shared (ENODEV), fstat of an unlinked one gives ENOENT, the flags of renameat2 give EINVAL,
     fallocate EOPNOTSUPP, and when the worker dies, the mount gives ENOTCONN until it is unmounted.
     """
