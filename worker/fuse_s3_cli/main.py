@@ -20,6 +20,11 @@ _VERBS = {
         "mount [--foreground] SPEC DIRECTORY [-o OPTIONS]",
         "mount a bucket; --foreground stays until unmounted and logs to the terminal",
     ),
+    "staged": _Verb(
+        "fuse_s3_cli.staged",
+        "staged [--cache DIRECTORY]... [list|upload|discard|save] [ID|KEY...]",
+        "what is left in cache directories: list it, store it, throw it away, save a copy",
+    ),
 }
 
 

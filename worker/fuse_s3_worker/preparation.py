@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from fuse_s3_shared import handoff
 from fuse_s3_shared.limits import FILE_MAX
+from fuse_s3_shared.mountopts import MountOption, join_options
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "environment"
 _STANDARD = (0, 1, 2)
+# Of no file, or of one that counts for less than those that were named.
+_FOUND_AGAIN = frozenset({LOG_FILE, _ENVIRONMENT, "passwd_default"})
 _NO_PROGRAMS = (
     "credential_process starts a program, and systemd's unit for workers has none started: "
     "mount with the option worker_user=fuse-s3, which does without the unit"
@@ -149,11 +152,23 @@ def stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | None
     spec, settings, _ = prepared.configuration
     if not settings.cache:
         return None
-    mount = prepared.order.mount
     place = Place(store.address, spec.bucket, spec.prefix)
-    return StageDirectory.open(
-        settings.cache, place, {"spec": mount.spec, "options": mount.options}
-    )
+    return StageDirectory.open(settings.cache, place, _about(prepared.order, store.address))
+
+
+def _about(order: Order, address: str) -> dict[str, str]:
+    """Return what it takes to get to the bucket again, but for what is in the environment."""
+    files = [
+        MountOption(name, file.path)
+        for name, (file, _) in order.files.items()
+        if name not in _FOUND_AGAIN
+    ]
+    return {
+        "spec": order.mount.spec,
+        "options": order.mount.options,
+        "files": join_options(files),
+        "endpoint": address,
+    }
 
 
 def leave_terminal() -> None:

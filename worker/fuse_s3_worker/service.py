@@ -14,7 +14,7 @@ import time
 
 import uvloop
 
-from fuse_s3_worker import sandbox
+from fuse_s3_worker import errand, sandbox
 from fuse_s3_worker.config.parse import ConfigurationError
 from fuse_s3_worker.conversation import Helper, HelperGoneError
 from fuse_s3_worker.fs.filesystem import FileSystem
@@ -63,12 +63,31 @@ def serve_first(supervisor: Supervisor, connection: int, level: sandbox.Level) -
     with socket.socket(fileno=connection) as sock:
         helper = Helper(sock)
         order = helper.order()
+        task, order = errand.taken(order)
+        if task is not None and not errand.leave(supervisor):
+            return 0  # the helper waits for the end of the process that it knows
         redaction = start_log(order)
         with helper.told(
             redaction, ConfigurationError, CacheDirectoryError, sandbox.NotConfinedError
         ):
             prepared = prepare(order, redaction, level, in_unit=supervisor.is_systemd)
+        if task is not None:
+            return uvloop.run(_run_errand(helper, prepared, task))
         return uvloop.run(_make_mount(supervisor, helper, prepared))
+
+
+async def _run_errand(helper: Helper, prepared: Prepared, task: errand.Errand) -> int:
+    """Say that the bucket is reached, and then do what is to be done there."""
+    spec, settings, _ = prepared.configuration
+    with helper.told(prepared.redaction, CannotServeError, CacheDirectoryError):
+        store = await reach_store(prepared, anew=True)
+        stage = stage_directory(prepared, store)
+    helper.ready(*prepared.owner)
+    helper.close()
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix, stage)
+    if stage is not None:
+        await errand.run(task, fs.staging, stage)
+    return 0
 
 
 async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared) -> int:
