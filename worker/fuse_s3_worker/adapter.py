@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine
+from time import perf_counter_ns
 from typing import Any
 
 from fuse_s3_worker.errors import FileSystemError, ServeError
@@ -20,6 +21,7 @@ from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
 from fuse_s3_worker.fs.files import Opened
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fuse import replies, requests
 from fuse_s3_worker.fuse.abi import IN_HEADER, Fattr, FopenFlag, Opcode
 from fuse_s3_worker.fuse.channel import Channel
@@ -27,11 +29,13 @@ from fuse_s3_worker.fuse.negotiate import UnsupportedKernelError, negotiate
 from fuse_s3_worker.fuse.opcodes import SERVED
 from fuse_s3_worker.fuse.requests import Header, MalformedRequestError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.statistics import KernelStatistics
 
 __all__ = ["Adapter"]
 
 _log = logging.getLogger(__name__)
 
+_NODES_A_TURN = 1000  # told of to the kernel before its requests get their turn
 _SECOND = 1_000_000_000
 _FOREVER = float("inf")
 
@@ -44,6 +48,7 @@ class Adapter:
     Attributes:
         initialized: set when INIT was answered.
         requests: how many requests came in.
+        statistics: what became of them.
     """
 
     def __init__(self, channel: Channel, fs: FileSystem) -> None:
@@ -55,6 +60,9 @@ class Adapter:
         }
         self.initialized = asyncio.Event()
         self.requests = 0
+        self.statistics = KernelStatistics()
+        self._began = 0  # when the last request came
+        self._reading: dict[int, int] = {}  # READs that are not answered yet, and since when
         fs.attach(self)
 
     # -- one request ----------------------------------------------------------------------------
@@ -62,6 +70,7 @@ class Adapter:
     def dispatch(self, request: memoryview) -> None:
         """Serve one request: decode, look up, call, and answer or remember."""
         self.requests += 1
+        began = self._began = perf_counter_ns()
         try:
             header = Header.decode(request)
         except MalformedRequestError as error:
@@ -70,28 +79,36 @@ class Adapter:
         row = SERVED.get(header.opcode)
         if row is None:
             self._channel.fail(header.unique, errno.ENOSYS)
+            self.statistics.errors[errno.ENOSYS] += 1
             return
         try:
             message = row.decode(request[IN_HEADER.size :])
             work = self._handlers[row.handler](header, message)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
             self._failed(header, error, answer=row.replies)
-            return
+            work = None
         if work is not None:
             interruptible = row.interruptible and not _truncates(message)
-            self._start(header, work, interruptible=interruptible)
+            self._start(header, work, began, interruptible=interruptible)
+        elif header.opcode != Opcode.READ:  # those are answered one by one, whoever does it
+            self.statistics.add(header.opcode, perf_counter_ns() - began)
 
-    def _start(self, header: Header, work: Work, *, interruptible: bool) -> None:
+    def _start(self, header: Header, work: Work, began: int, *, interruptible: bool) -> None:
         task = asyncio.create_task(self._finish(header, work))
         self._tasks[header.unique] = task, interruptible
-        task.add_done_callback(lambda task: self._ended(header, work, task))
+        task.add_done_callback(lambda task: self._ended(header, work, began, task))
 
-    def _ended(self, header: Header, work: Work, task: asyncio.Task[None]) -> None:
+    def _ended(self, header: Header, work: Work, began: int, task: asyncio.Task[None]) -> None:
         """Answer for a task that was cancelled: before its first step it runs no code at all."""
         self._tasks.pop(header.unique, None)
+        if header.opcode == Opcode.READ:
+            self._read_over(header.unique)
+        else:
+            self.statistics.add(header.opcode, perf_counter_ns() - began)
         if task.cancelled():
             work.close()
             self._channel.fail(header.unique, errno.EINTR)
+            self.statistics.errors[errno.EINTR] += 1
 
     async def _finish(self, header: Header, work: Work) -> None:
         try:
@@ -113,6 +130,8 @@ class Adapter:
             return
         if answer:
             self._channel.fail(header.unique, number)
+        self._read_over(header.unique)
+        self.statistics.errors[number] += 1
         name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
         what: dict[str, object] = {
             "op": name,
@@ -140,6 +159,31 @@ class Adapter:
         # Attributes only (-1): dropping pages waits for READs under way, which wait for us. The
         # pages go when the next look shows another time or size (AUTO_INVAL_DATA).
         self._channel.notify(replies.notify_inval_inode(node_id, offset=-1))
+
+    async def drop_metadata(self, path: str) -> int:
+        """Forget what is remembered below a path; return how many nodes the kernel is told of."""
+        nodes = self._fs.drop_metadata(path)
+        for number, node in enumerate(nodes):
+            self.invalidate(node.id)
+            if number % _NODES_A_TURN == _NODES_A_TURN - 1:
+                await asyncio.sleep(0)
+        try:
+            self._channel.notify(replies.notify_inc_epoch())
+        except OSError:  # before Linux 6.16
+            await asyncio.to_thread(self._forget_names, nodes)
+        return len(nodes)
+
+    def _forget_names(self, nodes: list[Node]) -> None:
+        """Have the kernel forget names one by one; in a thread of its own.
+
+        For each it takes the lock of the directory, which is held by whoever waits in there for
+        an answer of ours.
+        """
+        for node in nodes:
+            parent = node.parent
+            if parent is not None and not node.gone:
+                name = node.name.encode("utf-8", "surrogateescape")
+                self._channel.notify(replies.notify_inval_entry(parent.id, name))
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -264,15 +308,26 @@ class Adapter:
         self._channel.reply(header.unique, entry, replies.open_out(opened.handle, flags))
 
     def _read(self, header: Header, read: requests.Read) -> Work | None:
+        self._reading[header.unique] = self._began
         return self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
 
     def reply(self, unique: int, *body: memoryview) -> None:
         """Answer a READ (transfer.readstream.Answer)."""
         self._channel.reply(unique, *body)
+        for piece in body:
+            self.statistics.bytes_read += len(piece)
+        self._read_over(unique)
+
+    def _read_over(self, unique: int) -> None:
+        began = self._reading.pop(unique, 0)
+        if began:
+            self.statistics.add(Opcode.READ, perf_counter_ns() - began)
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
         self._channel.fail(unique, error.errno)
+        self.statistics.errors[error.errno] += 1
+        self._read_over(unique)
         what: dict[str, object] = {
             "op": "READ",
             "errno": errno.errorcode.get(error.errno, error.errno),
@@ -282,6 +337,7 @@ class Adapter:
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
         mapped = write.mapped
+        self.statistics.bytes_written += len(write.data)
         taken = self._fs.files.write_nowait(write.fh, write.offset, write.data, mapped=mapped)
         if taken < len(write.data):
             # The request's buffer is used again as soon as this returns.

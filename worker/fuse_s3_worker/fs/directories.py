@@ -92,6 +92,9 @@ class Directories:
         self._numbers = itertools.count(1)
         self._walks = Walks(core.metadata, self._listing_of)
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def opendir(self, node_id: int) -> int:
         """Open a directory; of that one, nothing is asked of the store yet."""
         node = self._core.directory(node_id)
