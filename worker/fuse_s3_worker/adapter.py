@@ -99,11 +99,12 @@ class Adapter(LinkingHandlers):
             work = self._handlers[row.handler](header, message)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
             self._failed(header, error, answer=row.replies)
-            work = None
-        if work is not None:
-            interruptible = row.interruptible and not _truncates(message)
-            self._start(header, work, began, interruptible=interruptible)
-        elif header.opcode != Opcode.READ:  # those are answered one by one, whoever does it
+        else:
+            if work is not None:
+                interruptible = row.interruptible and not _truncates(message)
+                self._start(header, work, began, interruptible=interruptible)
+                return
+        if header.opcode != Opcode.READ:  # those are answered one by one, whoever does it
             self.statistics.add(header.opcode, perf_counter_ns() - began)
 
     def _start(self, header: Header, work: Work, began: int, *, interruptible: bool) -> None:

@@ -26,6 +26,9 @@ from fuse_s3_shared.limits import FILE_MAX, PACKET_MAX, PROTOCOL_VERSION
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.describe import help_text
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.control.facts import Facts
+from fuse_s3_worker.control.opening import Control, with_place
+from fuse_s3_worker.control.place import SocketPlace
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.channel import Channel
@@ -86,6 +89,7 @@ class Prepared(NamedTuple):
     redaction: Redaction
     programs: Programs | None
     level: sandbox.Level
+    socket_place: SocketPlace | None
 
 
 def main() -> int:
@@ -134,10 +138,11 @@ def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepar
     if settings.cache:
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
+    socket_place, needs = (None, needs) if order.mount.dry_run else with_place(needs)
     programs = None if order.mount.dry_run else _programs(configuration, order)
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
-    return Prepared(order, configuration, owner, redaction, programs, entered)
+    return Prepared(order, configuration, owner, redaction, programs, entered, socket_place)
 
 
 def _programs(configuration: Configuration, order: Order) -> Programs | None:
@@ -160,10 +165,10 @@ async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
     _say(helper, handoff.Ready(*prepared.owner))
     if store is not None:
         fs = build_file_system(store, settings, prepared.owner, spec.prefix, directory)
-        await _serve(helper, prepared, fs)
+        await _serve(helper, prepared, fs, store)
 
 
-async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> None:
+async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem, store: S3Store) -> None:
     """Wait for the connection, serve it, and tell the helper when it works."""
     order, configuration = prepared.order, prepared.configuration
     await _expect(helper, handoff.Serve)
@@ -171,9 +176,11 @@ async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> N
     session.start()
     await session.adapter.initialized.wait()
     _say(helper, handoff.Serving())
+    directory = ""
     try:
         mounted = await _expect(helper, handoff.Mounted)
-        details = {"spec": order.mount.spec, "directory": mounted.directory}
+        directory = mounted.directory
+        details = {"spec": order.mount.spec, "directory": directory}
         event(_log, logging.INFO, "mounted", details)
     except HelperGoneError:
         # It died after the mount was made. If that came to nothing, the device will say so.
@@ -183,7 +190,16 @@ async def _serve(helper: socket.socket, prepared: Prepared, fs: FileSystem) -> N
         _leave_terminal()
     for note in configuration.notes:
         event(_log, logging.INFO, "option", {"note": note})
-    await session.run()
+    facts = Facts(
+        *(order.mount.spec, order.mount.options, configuration, prepared.level, directory),
+        *(fs, store, session.channel, session.adapter.statistics),
+    )
+    control = Control.open(prepared.socket_place, facts, prepared.owner.uid)
+    try:
+        await session.run()
+    finally:
+        if control is not None:
+            await control.close()
 
 
 def _stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | None:

@@ -86,7 +86,7 @@ class Session:
 
     def __init__(self, channel: Channel, fs: FileSystem) -> None:
         self.adapter = Adapter(channel, fs)
-        self._channel = channel
+        self.channel = self._channel = channel
         self._fs = fs
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

@@ -23,7 +23,7 @@ class Times(NamedTuple):
     The times are upper bounds: at most that long, and more than half of it.
     """
 
-    count: int
+    number: int
     median: float
     p90: float
     p99: float
@@ -123,4 +123,4 @@ class StoreStatistics:
     def by_operation(self) -> Iterator[tuple[str, Times]]:
         """Yield operation and times, the most frequent first."""
         found = [(name, histogram.times()) for name, histogram in self._histograms.items()]
-        yield from sorted(found, key=lambda item: -item[1].count)
+        yield from sorted(found, key=lambda item: -item[1].number)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
-from fuse_s3_worker.control.place import Place
+from fuse_s3_worker.control.place import SocketPlace
 from fuse_s3_worker.log import event
 
 __all__ = ["Door", "Server", "Start"]
@@ -52,7 +52,7 @@ class Door:
         strangers: how many were sent away.
     """
 
-    def __init__(self, place: Place, admitted: frozenset[int], start: Start) -> None:
+    def __init__(self, place: SocketPlace, admitted: frozenset[int], start: Start) -> None:
         """Serve whoever connects to `place` under one of the uids `admitted`."""
         self._place = place
         self._admitted = admitted
@@ -118,7 +118,7 @@ class Door:
         if len(self._tasks) >= _CLIENTS:
             event(_log, logging.DEBUG, "control_busy", {"clients": len(self._tasks)})
             return False
-        connection.setblocking(False)
+        connection.settimeout(0)
         task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -139,7 +139,7 @@ class Door:
                 if not first:
                     return  # he only wanted to know whether somebody is here
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner:
-                    inner.setblocking(False)
+                    inner.settimeout(0)
                     await self._loop.sock_connect(inner, str(await self._inner()))
                     await self._loop.sock_sendall(inner, first)
                     await self._carry_both(connection, inner)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fuse_s3_control.places import ABOUT, CONTROL, RUNTIME, USERS, About, is_own
 
-__all__ = ["NoPlaceError", "Place", "make_place"]
+__all__ = ["NoPlaceError", "SocketPlace", "make_place"]
 
 _DIRECTORY_MODE = 0o311  # not to be listed: a name in it that nobody was told is a secret
 _SOCKET_MODE = 0o666  # whoever comes is asked who he is
@@ -26,7 +26,7 @@ class NoPlaceError(Exception):
     """There is nowhere to put a control socket; the text says why."""
 
 
-class Place(NamedTuple):
+class SocketPlace(NamedTuple):
     """A directory with a socket that listens."""
 
     path: Path
@@ -52,7 +52,7 @@ class Place(NamedTuple):
         _empty(self.path)
 
 
-def make_place(runtime: Path = RUNTIME, users: Path = USERS) -> Place:
+def make_place(runtime: Path = RUNTIME, users: Path = USERS) -> SocketPlace:
     """Make a directory of our own, with a socket that everybody may connect to.
 
     Raises:
@@ -65,7 +65,7 @@ def make_place(runtime: Path = RUNTIME, users: Path = USERS) -> Place:
         path.mkdir(mode=0o700)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.setblocking(False)
+            listener.settimeout(0)
             listener.bind(str(path / CONTROL))
             (path / CONTROL).chmod(_SOCKET_MODE)
             path.chmod(_DIRECTORY_MODE)
@@ -75,7 +75,7 @@ def make_place(runtime: Path = RUNTIME, users: Path = USERS) -> Place:
             raise
     except OSError as error:
         raise NoPlaceError(f"{error.filename or runtime}: {error.strerror}") from None
-    return Place(path, listener)
+    return SocketPlace(path, listener)
 
 
 def _home(runtime: Path, users: Path) -> Path:
@@ -104,7 +104,7 @@ def _remove_stale(home: Path) -> None:
 def _listens(path: Path) -> bool:
     """Tell whether somebody does; who cannot take another connection does, too."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
+        sock.settimeout(0)
         try:
             sock.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):

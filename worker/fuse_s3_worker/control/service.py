@@ -4,7 +4,6 @@ Requests are small and few, so what bounds them is generous to people and to nob
 of ours is one status with one line; the mount goes on.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +15,7 @@ from fuse_s3_control import control_pb2 as pb
 from fuse_s3_worker.errors import ServeError
 from fuse_s3_worker.log import event
 
-__all__ = ["RefusedError", "Subject", "Unavailable", "start"]
+__all__ = ["RefusedError", "Subject", "UnavailableError", "start"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ _AT_ONCE = 8
 _LAST_WORDS = 1.0  # seconds for replies under way, when the mount is gone
 
 
-class Unavailable(Exception):  # noqa: N818  it is a state, and the client is told
+class UnavailableError(Exception):
     """This worker cannot do that; the text says what to do instead."""
 
 
@@ -49,7 +48,7 @@ class Subject(Protocol):
         """Tell everything."""
 
     def restart(self, request: pb.RestartRequest) -> pb.RestartReply:
-        """Begin to hand over; raise Unavailable where nobody would take over."""
+        """Begin to hand over; raise UnavailableError where nobody would take over."""
 
     def set_log_level(self, request: pb.SetLogLevelRequest) -> pb.SetLogLevelReply:
         """Log more or less; raise RefusedError for a level that is none."""
@@ -75,7 +74,7 @@ def _methods(subject: Subject) -> dict[str, _Method]:
 
 
 _STATUS: dict[type[Exception], grpc.StatusCode] = {
-    Unavailable: grpc.StatusCode.UNIMPLEMENTED,
+    UnavailableError: grpc.StatusCode.UNIMPLEMENTED,
     RefusedError: grpc.StatusCode.INVALID_ARGUMENT,
     ServeError: grpc.StatusCode.FAILED_PRECONDITION,
 }
