@@ -9,13 +9,16 @@ A worker under another account has /run/user/UID/fuse-s3 instead, if that user h
 """
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["ABOUT", "CONTROL", "RUNTIME", "USERS", "About", "found", "is_own", "read_about"]
+__all__ = [
+    "ABOUT", "CONTROL", "RUNTIME", "USERS", "About", "found", "is_own", "listens", "read_about",
+]  # fmt: skip
 
 RUNTIME = Path("/run/fuse-s3")
 USERS = Path("/run/user")
@@ -57,6 +60,22 @@ def found(runtime: Path = RUNTIME, users: Path = USERS) -> Iterator[tuple[Path, 
         except OSError:
             continue
         yield from ((home / name, uid) for name in names)
+
+
+def listens(directory: Path) -> bool:
+    """Tell whether a worker listens there; one who cannot take another connection does, too.
+
+    It is left alone again before a word was said, which costs it nothing.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0)
+        try:
+            sock.connect(str(directory / CONTROL))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def read_about(directory: Path) -> About | None:

@@ -35,6 +35,7 @@ from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.log import Redaction, event
 from fuse_s3_worker.serve import Owner, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.examine import examine
 from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import CannotServeError, open_store
 from fuse_s3_worker.store.programs import Programs
@@ -91,6 +92,11 @@ class Prepared(NamedTuple):
     level: sandbox.Level
     socket_place: SocketPlace | None
 
+    @property
+    def examines(self) -> bool:
+        """Tell whether the bucket is to be tried, and not to be served."""
+        return self.order.mount.dry_run and self.configuration.settings.examine
+
 
 def main() -> int:
     """Run the worker; return its exit status."""
@@ -139,7 +145,8 @@ def _prepare(order: Order, redaction: Redaction, level: sandbox.Level) -> Prepar
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
     socket_place, needs = (None, needs) if order.mount.dry_run else with_place(needs)
-    programs = None if order.mount.dry_run else _programs(configuration, order)
+    needs_store = not order.mount.dry_run or settings.examine
+    programs = _programs(configuration, order) if needs_store else None
     entered = sandbox.enter(level, settings.sandbox, needs)
     event(_log, logging.INFO, "sandbox", entered.details())
     return Prepared(order, configuration, owner, redaction, programs, entered, socket_place)
@@ -156,14 +163,17 @@ async def _reach_and_serve(helper: socket.socket, prepared: Prepared) -> None:
     """Open the store, say that all is well, and serve it."""
     store = directory = None
     spec, settings, _ = prepared.configuration
-    if not prepared.order.mount.dry_run:
+    mount = prepared.order.mount
+    if prepared.examines or not mount.dry_run:
         with _refusals(helper, prepared.redaction):
             store = await open_store(
                 spec, settings, prepared.order.files, prepared.redaction, prepared.programs
             )
             directory = _stage_directory(prepared, store)
+            if prepared.examines:
+                await examine(store, spec.prefix, read_only=mount.read_only)
     _say(helper, handoff.Ready(*prepared.owner))
-    if store is not None:
+    if store is not None and not mount.dry_run:
         fs = build_file_system(store, settings, prepared.owner, spec.prefix, directory)
         await _serve(helper, prepared, fs, store)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fuse_s3_control.places import ABOUT, CONTROL, RUNTIME, USERS, About, is_own
+from fuse_s3_control.places import ABOUT, CONTROL, RUNTIME, USERS, About, is_own, listens
 
 __all__ = ["NoPlaceError", "SocketPlace", "make_place"]
 
@@ -96,22 +96,9 @@ def _remove_stale(home: Path) -> None:
     """Remove what workers left that were killed."""
     for path in home.iterdir():
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_AFTER and not _listens(path / CONTROL):
+            if time.time() - path.stat().st_mtime > _STALE_AFTER and not listens(path):
                 _empty(path)
                 path.rmdir()
-
-
-def _listens(path: Path) -> bool:
-    """Tell whether somebody does; who cannot take another connection does, too."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(0)
-        try:
-            sock.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-    return True
 
 
 def _empty(path: Path) -> None:

@@ -12,7 +12,8 @@ import psutil
 
 from fuse_s3_control import control_pb2 as pb
 from fuse_s3_worker import log
-from fuse_s3_worker.config.parse import origins
+from fuse_s3_worker.config.parse import option_of, origins
+from fuse_s3_worker.config.units import INDEFINITE
 from fuse_s3_worker.control.facts import Facts
 from fuse_s3_worker.fuse.abi import Opcode
 from fuse_s3_worker.statistics import Times
@@ -66,15 +67,19 @@ def _options(facts: Facts) -> list[pb.Option]:
     given = origins(facts.options)
     settings = facts.configuration.settings
     return [
-        pb.Option(name=name, value=_text(_shown(value)), origin=given.get(name, "default"))
+        pb.Option(name=name, value=_text(_shown(name, value)), origin=given.get(name, "default"))
         for name, value in settings
     ]
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
     """Return a setting as it would be given."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and option_of(name).values.startswith("octal"):
+        return f"{value:04o}"
+    if value == INDEFINITE:
+        return "indefinite"
     return "" if value is None else str(value)
 
 
