@@ -18,28 +18,31 @@ __all__ = ["GENERATED", "generate", "stale"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _TOP = ROOT / "worker"
-_SOURCE = _TOP / "fuse_s3_control/control.proto"
-GENERATED = tuple(_SOURCE.with_name(f"control_pb2{ending}") for ending in (".py", ".pyi"))
+_SOURCE = "fuse_s3_control/control.proto"
+_NAMES = tuple(f"fuse_s3_control/control_pb2{ending}" for ending in (".py", ".pyi"))
+GENERATED = tuple(_TOP / name for name in _NAMES)
 
 
-def generate(directory: Path) -> list[Path]:
+def generate(directory: Path, top: Path = _TOP) -> list[Path]:
     """Write the files below `directory`; return where they are, in the order of GENERATED.
+
+    `top` is where the description is.
 
     Raises:
         RuntimeError: the description is wrong; the compiler has said why.
     """
     include = files("grpc_tools") / "_proto"
-    arguments = ["protoc", f"-I{_TOP}", f"-I{include}"]
-    arguments += [f"--python_out={directory}", f"--pyi_out={directory}", str(_SOURCE)]
+    arguments = ["protoc", f"-I{top}", f"-I{include}"]
+    arguments += [f"--python_out={directory}", f"--pyi_out={directory}", _SOURCE]
     if protoc.main(arguments):
-        raise RuntimeError(f"{_SOURCE.name} cannot be compiled")
-    return [directory / path.relative_to(_TOP) for path in GENERATED]
+        raise RuntimeError(f"{_SOURCE} cannot be compiled")
+    return [directory / name for name in _NAMES]
 
 
-def stale() -> list[Path]:
+def stale(top: Path = _TOP) -> list[Path]:
     """Return the files that are not what the description says today."""
     with tempfile.TemporaryDirectory() as directory:
-        fresh = generate(Path(directory))
+        fresh = generate(Path(directory), top)
         pairs = zip(GENERATED, fresh, strict=True)
         return [old for old, new in pairs if old.read_bytes() != new.read_bytes()]
 

@@ -91,7 +91,7 @@ def _drop_metadata(mounted: Mounted, worker: Worker, given: argparse.Namespace) 
     pb = _messages()
     request = pb.DropMetadataRequest(path=_below(mounted.directory, given.path))
     reply = ask(worker, "DropMetadata", request, pb.DropMetadataReply)
-    return f"{reply.names} names are forgotten here, {reply.nodes} by the kernel"
+    return f"forgotten; the kernel was told of {reply.nodes} files and directories"
 
 
 def _below(directory: str, path: str) -> str:

@@ -226,9 +226,7 @@ class DropMetadataRequest(_message.Message):
     def __init__(self, path: _Optional[str] = ...) -> None: ...
 
 class DropMetadataReply(_message.Message):
-    __slots__ = ("names", "nodes")
-    NAMES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("nodes",)
     NODES_FIELD_NUMBER: _ClassVar[int]
-    names: int
     nodes: int
-    def __init__(self, names: _Optional[int] = ..., nodes: _Optional[int] = ...) -> None: ...
+    def __init__(self, nodes: _Optional[int] = ...) -> None: ...

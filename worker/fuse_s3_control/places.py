@@ -88,10 +88,10 @@ def read_about(directory: Path) -> About | None:
         fd = os.open(directory / ABOUT, flags)
     except OSError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            return About.model_validate_json(file.read(_ABOUT_MAX))
-        except (OSError, ValidationError):
-            return None
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return About.model_validate_json(os.read(fd, _ABOUT_MAX)) if regular else None
+    except (OSError, ValidationError):
+        return None
+    finally:
+        os.close(fd)

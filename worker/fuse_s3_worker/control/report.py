@@ -22,7 +22,7 @@ __all__ = ["report"]
 
 _DIRTY_MAX = 1000  # files that are named; all are counted
 _RECOVERING_MAX = 1000  # keys
-_OPCODES = {int(opcode): opcode.name for opcode in Opcode}
+_OPCODES = {int(opcode): opcode.name for opcode in Opcode} | {0: "others"}
 
 
 def report(facts: Facts) -> pb.StatusReply:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from fuse_s3_control import control_pb2 as pb
 from fuse_s3_worker.errors import ServeError
@@ -76,15 +77,16 @@ def _methods(subject: Subject) -> dict[str, _Method]:
 _STATUS: dict[type[Exception], grpc.StatusCode] = {
     UnavailableError: grpc.StatusCode.UNIMPLEMENTED,
     RefusedError: grpc.StatusCode.INVALID_ARGUMENT,
+    DecodeError: grpc.StatusCode.INVALID_ARGUMENT,
     ServeError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 
 def _handler(name: str, method: _Method) -> grpc.RpcMethodHandler:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
+    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
         event(_log, logging.DEBUG, "control", {"method": name})
         try:
-            reply = method.call(request)
+            reply = method.call(method.request.FromString(data))
             return await reply if isinstance(reply, Awaitable) else reply
         except tuple(_STATUS) as error:
             code = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
@@ -95,7 +97,8 @@ def _handler(name: str, method: _Method) -> grpc.RpcMethodHandler:
 
     return grpc.unary_unary_rpc_method_handler(
         call,
-        request_deserializer=method.request.FromString,
+        # A request that is none is our answer's business, and not the log's.
+        request_deserializer=None,
         response_serializer=lambda reply: reply.SerializeToString(),
     )
 

@@ -52,13 +52,9 @@ class Controlled:
 
     async def drop_metadata(self, request: pb.DropMetadataRequest) -> pb.DropMetadataReply:
         """Forget what is remembered below a path."""
-        fs = self.facts.fs
-        names = fs.statistics().names_cached
         try:
-            nodes = await drop_metadata(fs, self.facts.channel, request.path)
+            nodes = await drop_metadata(self.facts.fs, self.facts.channel, request.path)
         except FileSystemError as error:
             raise RefusedError(str(error)) from None
-        forgotten = max(names - fs.statistics().names_cached, 0)
-        details = {"path": request.path, "names": forgotten, "nodes": nodes}
-        event(_log, logging.INFO, "metadata_dropped", details)
-        return pb.DropMetadataReply(names=forgotten, nodes=nodes)
+        event(_log, logging.INFO, "metadata_dropped", {"path": request.path, "nodes": nodes})
+        return pb.DropMetadataReply(nodes=nodes)
