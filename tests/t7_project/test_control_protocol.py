@@ -47,16 +47,18 @@ def test_a_changed_description_is_noticed(tmp_path: Path) -> None:
 
 def test_every_method_of_the_description_is_served() -> None:
     described = set(re.findall(r"rpc (\w+)\(", PROTO))
-    assert set(service._methods(Mock())) == described
+    served = set(service._methods(Mock()))
+    assert served == described
     package = re.search(r"package ([\w.]+);", PROTO)
     assert package is not None
-    assert service._SERVICE == f"{package[1]}.Control"
+    name = service._SERVICE
+    assert name == f"{package[1]}.Control"
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_json_prints_has_every_field_of_the_message(name: str) -> None:
-    message = getattr(pb, name).DESCRIPTOR
-    assert list(MODELS[name].model_fields) == [field.name for field in message.fields]
+    message, model = getattr(pb, name).DESCRIPTOR, MODELS[name]
+    assert list(model.model_fields) == [field.name for field in message.fields]
 
 
 def test_field_numbers_are_those_of_the_first_release() -> None:

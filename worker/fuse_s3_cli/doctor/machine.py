@@ -16,9 +16,9 @@ from fuse_s3_cli.doctor.findings import Finding
 from fuse_s3_cli.mounts import mounts, worker_of, workers
 from fuse_s3_control.places import RUNTIME, is_own
 
-__all__ = ["HELPER_PLACES", "Machine", "examine_machine"]
+__all__ = ["LOOKS", "Machine", "examine_machine"]
 
-HELPER_PLACES = "/sbin:/usr/sbin:/usr/local/sbin"
+_HELPER_PLACES = "/sbin:/usr/sbin:/usr/local/sbin"
 
 _OLDEST, _LANDLOCK = (5, 2), (5, 13)  # Linux: fsopen(2) and friends; Landlock
 _USER = "fuse-s3"
@@ -36,7 +36,7 @@ class Machine:
     device: Path = Path("/dev/fuse")
     filesystems: Path = Path("/proc/filesystems")
     release: str = field(default_factory=platform.release)
-    helper_places: str = HELPER_PLACES
+    helper_places: str = _HELPER_PLACES
     user: str = _USER
     runtime: Path = RUNTIME
     supervised: Path = _SUPERVISED
@@ -49,10 +49,11 @@ class Machine:
         return Path(found) if found else None
 
 
-def examine_machine(machine: Machine) -> Iterator[Finding]:
-    """Look at everything, from below to above."""
-    for look in _LOOKS:
-        yield from look(machine)
+def examine_machine(machine: Machine, *only: str) -> Iterator[Finding]:
+    """Look at everything, from below to above, or only at some of it (keys of LOOKS)."""
+    for name, look in LOOKS.items():
+        if not only or name in only:
+            yield from look(machine)
 
 
 def _kernel(machine: Machine) -> Iterator[Finding]:
@@ -225,13 +226,13 @@ def _mounts(_: Machine) -> Iterator[Finding]:
     yield Finding.ok("mounts", f"{len(found)} mounted, {len(there)} workers answer")
 
 
-_LOOKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
-    _kernel,
-    _fuse,
-    _helper,
-    _versions,
-    _user,
-    _runtime,
-    _units,
-    _mounts,
-)
+LOOKS: dict[str, Callable[[Machine], Iterator[Finding]]] = {
+    "kernel": _kernel,
+    "fuse": _fuse,
+    "helper": _helper,
+    "worker": _versions,
+    "user": _user,
+    "control": _runtime,
+    "units": _units,
+    "mounts": _mounts,
+}
