@@ -206,7 +206,7 @@ def test_a_worker_that_died_is_told_with_what_to_do(bucket: Bucket) -> None:
         assert looked("mounts")["mounts"][0] == "ok"
         os.kill(mnt.pid, 9)
         mnt.wait_for_worker()
-        found = [one for one in examine_machine(Machine(), "mounts")]
+        found = list(examine_machine(Machine(), "mounts"))
         assert [one.outcome for one in found] == ["warning", "ok"]
         assert f"umount -l {mnt.path}" in found[0].advice
 
