@@ -86,12 +86,19 @@ def test_patience_ends(patience: Patience, error: StoreError) -> None:
 
 @pytest.mark.parametrize(("error", "limit"), [(THROTTLED, 300.0), (UNREACHABLE, 60.0)])
 def test_how_long_users_wait(error: StoreError, limit: float) -> None:
-    """[S56] Throttling is waited out for up to 5 minutes, any other temporary failure for up to
+    """[S70] Throttling is waited out for up to 5 minutes, any other temporary failure for up to
     one; after that it is EIO.
     """
     operation = always(error)
     assert fails(operation, Retrier()).errno == errno.EIO
     assert limit - 10.0 <= operation.lasted <= limit
+
+
+def test_ten_seconds_of_throttling_are_outlasted_with_few_requests() -> None:
+    operation = Operation(lambda _: THROTTLED if operation.lasted < 10.0 else None)
+    assert run(Retrier().run(operation), may_log=["retry"]) == "done"
+    assert 10.0 <= operation.lasted < 10.0 + PATIENT.longest_pause
+    assert len(operation.times) < 20
 
 
 def test_throttling_gets_the_most_patience_and_mount_gets_its_answer() -> None:

@@ -51,7 +51,7 @@ async def test_every_request_is_counted_once_whoever_answers_it() -> None:
     }  # fmt: skip
     assert sum(counted(kernel.adapter).values()) == kernel.adapter.requests
     assert kernel.adapter.statistics.bytes_read == 100
-    assert not kernel.adapter._reading
+    assert not kernel.adapter.statistics.waiting
     assert not kernel.adapter.statistics.errors
     t.fs.directories.close()
     await t.fs.close()
@@ -94,7 +94,7 @@ async def test_failures_are_counted_by_errno_and_as_requests() -> None:
         errno.EACCES: 1, errno.EBADF: 1, errno.EINVAL: 1, errno.ENOSYS: 1,
     }  # fmt: skip
     assert counted(kernel.adapter)[Opcode.READ] >= 2
-    assert not kernel.adapter._reading
+    assert not kernel.adapter.statistics.waiting
     await close(kernel, node, handle)
     await t.fs.close()
 
@@ -109,11 +109,11 @@ async def test_an_interrupted_read_is_over() -> None:
     unique = 4000
     kernel.send(frame(Opcode.READ, read_in(handle, 0, 50), unique=unique, nodeid=node))
     await settle()
-    assert list(kernel.adapter._reading) == [unique]
+    assert list(kernel.adapter.statistics.waiting) == [unique]
     kernel.tell(Opcode.INTERRUPT, pack("<Q", unique))
     await settle()
     assert kernel.channel.replies[unique][0].error == errno.EINTR
-    assert not kernel.adapter._reading
+    assert not kernel.adapter.statistics.waiting
     assert kernel.adapter.statistics.errors == {errno.EINTR: 1}
     assert counted(kernel.adapter)[Opcode.READ] == 1
     t.store.let_go("get_range")

@@ -229,7 +229,7 @@ def test_what_is_installed_is_looked_at(bucket: Bucket) -> None:
     try:
         outcome, _, advice = looked("control")["control"]
         assert outcome == "warning"
-        assert advice.startswith("install -d -o fuse-s3")
+        assert f"install -d -o fuse-s3 -g fuse-s3 -m 755 {RUNTIME}" in advice
         RUNTIME.mkdir()
         assert looked("control")["control"][0] == "failed"
     finally:

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from fuse_s3_control.places import About, found, listens, read_about
+from fuse_s3_control.places import RUNTIME, About, found, listens, read_about
 
 __all__ = ["MOUNTINFO", "Mounted", "NoMountError", "Worker", "find", "mounts", "workers"]
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 _TYPE = "fuse.s3"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-_RUNTIME_OWNERS = "/run/fuse-s3"
 
 
 class NoMountError(Exception):
@@ -88,7 +87,7 @@ def worker_of(mounted: Mounted, among: Iterable[Worker]) -> Worker | None:
 
 def _serves(worker: Worker, mounted: Mounted) -> bool:
     # What lies in somebody's own runtime directory may say anything: it counts for own mounts.
-    if worker.path.parent != Path(_RUNTIME_OWNERS) and worker.user != mounted.user:
+    if worker.path.parent != RUNTIME and worker.user != mounted.user:
         return False
     if worker.about.device:
         return worker.about.device == mounted.device

@@ -20,6 +20,7 @@ def make_runtime(path: Path = RUNTIME) -> bool:
         account = pwd.getpwnam(_USER)
         if os.geteuid() != 0 or account.pw_uid == 0:
             return False
+        path.parent.mkdir(mode=0o755, exist_ok=True)  # root's, and what is in there already
         path.mkdir(mode=0o755)
         os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     except (KeyError, OSError):

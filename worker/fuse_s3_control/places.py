@@ -1,6 +1,6 @@
 """Where the control sockets of mounts are, and what lies beside each.
 
-    /run/fuse-s3              of the worker's user, 0755: tmpfiles.d makes it, or make install
+    /run/fuse-s3/control      of the worker's user, 0755: tmpfiles.d makes it, or make install
         2041-9f86d081/        one for each worker, 0311: who knows a name in it can get there
             control           the socket
             about             which mount this is, so that `fuse-s3 list` need not ask anybody
@@ -20,7 +20,7 @@ __all__ = [
     "ABOUT", "CONTROL", "RUNTIME", "USERS", "About", "found", "is_own", "listens", "read_about",
 ]  # fmt: skip
 
-RUNTIME = Path("/run/fuse-s3")
+RUNTIME = Path("/run/fuse-s3/control")
 USERS = Path("/run/user")
 CONTROL, ABOUT = "control", "about"
 

@@ -36,6 +36,7 @@ from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.fuse.negotiate import (
     WANTED,
     WANTED_WITH_POSIX,
+    Negotiated,
     UnsupportedKernelError,
     negotiate,
 )
@@ -50,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
 _FOREVER = float("inf")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 Work = Coroutine[Any, Any, None]
 
@@ -59,6 +61,7 @@ class Adapter(LinkingHandlers):
 
     Attributes:
         initialized: set when INIT was answered.
+        agreed: what was agreed then.
         requests: how many requests came in.
         statistics: what became of them.
     """
@@ -72,10 +75,12 @@ class Adapter(LinkingHandlers):
             row.handler: getattr(self, f"_{row.handler}") for row in SERVED.values()
         }
         self.initialized = asyncio.Event()
+        self.agreed: Negotiated | None = None
         self.requests = 0
         self.statistics = KernelStatistics()
         self._began = 0  # when the last request came
-        self._reading: dict[int, int] = {}  # READs that are not answered yet, and since when
+        self._held: list[bytes] | None = None
+        self._silent = False
         fs.attach(self)
 
     # -- one request ----------------------------------------------------------------------------
@@ -96,6 +101,9 @@ class Adapter(LinkingHandlers):
             return
         try:
             message = row.decode(request[IN_HEADER.size :])
+            if self._held is not None and self._begins_writing(header, message):
+                self._held.append(bytes(request))
+                return
             work = self._handlers[row.handler](header, message)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
             self._failed(header, error, answer=row.replies)
@@ -116,13 +124,14 @@ class Adapter(LinkingHandlers):
         """Answer for a task that was cancelled: before its first step it runs no code at all."""
         self._tasks.pop(header.unique, None)
         if header.opcode == Opcode.READ:
-            self._read_over(header.unique)
+            self.statistics.add_waiting(Opcode.READ, header.unique)
         else:
             self.statistics.add(header.opcode, perf_counter_ns() - began)
         if task.cancelled():
             work.close()
-            self._channel.fail(header.unique, errno.EINTR)
-            self.statistics.errors[errno.EINTR] += 1
+            if not self._silent:
+                self._channel.fail(header.unique, errno.EINTR)
+                self.statistics.errors[errno.EINTR] += 1
 
     async def _finish(self, header: Header, work: Work) -> None:
         try:
@@ -144,7 +153,7 @@ class Adapter(LinkingHandlers):
             return
         if answer:
             self._channel.fail(header.unique, number)
-        self._read_over(header.unique)
+        self.statistics.add_waiting(Opcode.READ, header.unique)
         self.statistics.errors[number] += 1
         name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
         what: dict[str, object] = {
@@ -159,6 +168,34 @@ class Adapter(LinkingHandlers):
             _log.error("this is a bug", exc_info=error)
 
     # -- the end --------------------------------------------------------------------------------
+
+    def hold_writers(self) -> None:
+        """Leave unanswered what would begin to change a file: it is for the next worker."""
+        self._held = []
+
+    def let_writers_in(self) -> None:
+        """Serve what was held: there will not be another worker now."""
+        held, self._held = self._held or [], None
+        for request in held:
+            self.dispatch(memoryview(request))
+
+    def _begins_writing(self, header: Header, message: object) -> bool:
+        files = self._fs.files
+        match message:
+            case requests.Create():
+                return True
+            case requests.Open():
+                return header.opcode == Opcode.OPEN and bool(message.flags & _WRITING)
+            case requests.Write():
+                return not files.changed(message.fh)
+            case requests.Setattr():
+                return message.size is not None and not self._fs.changed(header.nodeid)
+            case _:
+                return False
+
+    def leave_to_next(self) -> None:
+        """Answer nothing any more but what is finished anyway: the kernel will ask again."""
+        self._silent = True
 
     async def drain(self) -> None:
         """Wait for what must be finished; end what nobody waits for any more."""
@@ -184,6 +221,7 @@ class Adapter(LinkingHandlers):
         self._channel.reply(header.unique, reply)
         if agreed is not None:
             event(_log, logging.DEBUG, "init", {"minor": agreed.minor, "flags": agreed.flags})
+            self.agreed = agreed
             self.initialized.set()
 
     def _destroy(self, header: Header, _: requests.Empty) -> None:
@@ -298,7 +336,7 @@ class Adapter(LinkingHandlers):
         self._channel.reply(header.unique, entry, replies.open_out(opened.handle, flags))
 
     def _read(self, header: Header, read: requests.Read) -> Work | None:
-        self._reading[header.unique] = self._began
+        self.statistics.waiting[header.unique] = self._began
         return self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
 
     def reply(self, unique: int, *body: memoryview) -> None:
@@ -306,18 +344,13 @@ class Adapter(LinkingHandlers):
         self._channel.reply(unique, *body)
         for piece in body:
             self.statistics.bytes_read += len(piece)
-        self._read_over(unique)
-
-    def _read_over(self, unique: int) -> None:
-        began = self._reading.pop(unique, 0)
-        if began:
-            self.statistics.add(Opcode.READ, perf_counter_ns() - began)
+        self.statistics.add_waiting(Opcode.READ, unique)
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
         self._channel.fail(unique, error.errno)
         self.statistics.errors[error.errno] += 1
-        self._read_over(unique)
+        self.statistics.add_waiting(Opcode.READ, unique)
         what: dict[str, object] = {
             "op": "READ",
             "errno": errno.errorcode.get(error.errno, error.errno),
@@ -397,11 +430,14 @@ class Adapter(LinkingHandlers):
 
     async def _fill(self, header: Header, read: requests.Read, *, plus: bool) -> None:
         buffer = replies.DirentBuffer(read.size)
-        records = self._fs.directories.entries(read.fh, read.offset)
+        records, last = self._fs.directories.entries(read.fh, read.offset), None
         async with contextlib.aclosing(records):
             async for record in records:
                 if not self._add_record(buffer, read.fh, record, plus=plus):
                     break
+                last = record
+        if last is not None and not last.is_dot:
+            self._fs.directories.reached(read.fh, last)
         self._channel.reply(header.unique, buffer.encode())
 
     def _add_record(

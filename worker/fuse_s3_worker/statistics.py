@@ -7,6 +7,7 @@ which is what it is asked for: whether something takes microseconds, millisecond
 
 from collections import Counter
 from collections.abc import Iterator
+from time import perf_counter_ns
 from typing import NamedTuple
 
 __all__ = ["FIRST_BUCKET", "Histogram", "KernelStatistics", "StoreStatistics", "Times"]
@@ -72,16 +73,18 @@ class KernelStatistics:
     Attributes:
         counts: by opcode, the buckets of a Histogram; 0 has all that are unknown.
         errors: how often each errno was the answer.
+        waiting: requests that are answered by whoever can, and since when.
         bytes_read: bytes that programs were given.
         bytes_written: bytes that programs gave.
     """
 
-    __slots__ = ("_histograms", "bytes_read", "bytes_written", "counts", "errors")
+    __slots__ = ("_histograms", "bytes_read", "bytes_written", "counts", "errors", "waiting")
 
     def __init__(self) -> None:
         self._histograms = [Histogram() for _ in range(_OPCODES)]
         self.counts = [histogram.counts for histogram in self._histograms]
         self.errors: Counter[int] = Counter()
+        self.waiting: dict[int, int] = {}
         self.bytes_read = 0
         self.bytes_written = 0
 
@@ -90,6 +93,12 @@ class KernelStatistics:
         if opcode >= _OPCODES:
             opcode = 0
         self.counts[opcode][(nanoseconds >> FIRST_BUCKET).bit_length()] += 1
+
+    def add_waiting(self, opcode: int, unique: int) -> None:
+        """Count a request that has waited until now, unless that was done."""
+        began = self.waiting.pop(unique, 0)
+        if began:
+            self.add(opcode, perf_counter_ns() - began)
 
     def by_opcode(self) -> Iterator[tuple[int, Times]]:
         """Yield opcode and times of those that there were."""

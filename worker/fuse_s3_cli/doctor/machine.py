@@ -186,7 +186,8 @@ def _runtime(machine: Machine) -> Iterator[Finding]:
         uid = pwd.getpwnam(machine.user).pw_uid
     except KeyError:
         return
-    advice = f"install -d -o {machine.user} -g {machine.user} -m 755 {path}, or make install"
+    advice = f"install -d -m 755 {path.parent}; "
+    advice += f"install -d -o {machine.user} -g {machine.user} -m 755 {path}, or make install"
     try:
         status = path.stat(follow_symlinks=False)
     except OSError as error:

@@ -37,11 +37,11 @@ class Facts:
     options: str
     configuration: Configuration
     level: sandbox.Level
-    directory: str
     fs: FileSystem
     store: S3Store
     channel: Channel
     kernel: KernelStatistics
+    directory: str = ""
     restarts: int = 0
     hand_over: Callable[[], None] | None = None
     since: float = field(default_factory=time)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from importlib import import_module
+from pathlib import Path
 from typing import Self
 
 from fuse_s3_control.places import About
@@ -14,26 +15,30 @@ from fuse_s3_worker.control.door import Door, Server
 from fuse_s3_worker.control.facts import Facts, device_number
 from fuse_s3_worker.control.place import NoPlaceError, SocketPlace, make_place
 from fuse_s3_worker.log import event
-from fuse_s3_worker.sandbox import Needs
 
-__all__ = ["Control", "with_place"]
+__all__ = ["Control", "socket_place"]
 
 _log = logging.getLogger(__name__)
 
 _ROOT = 0
 
 
-def with_place(needs: Needs) -> tuple[SocketPlace | None, Needs]:
-    """Make a place for the control socket; return it, and needs that have it.
-
-    This comes before the sandbox closes, and before there is a second thread.
-    """
+def socket_place() -> SocketPlace | None:
+    """Make a place for the control socket, before the sandbox closes; None where that cannot be."""
     try:
-        place = make_place()
+        return make_place()
     except NoPlaceError as error:
         event(_log, logging.INFO, "no_control_socket", {"reason": error})
-        return None, needs
-    return place, needs._replace(own=(*needs.own, str(place.path)))
+        return None
+
+
+def _is_somebody(uid: int) -> bool:
+    """Tell whether a uid is one user's in this user namespace, and not all unknown ones'."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, length = map(int, line.split())
+        if first <= uid < first + length:
+            return True
+    return False
 
 
 class Control:
@@ -43,7 +48,8 @@ class Control:
         """Answer root, and the `owner` of the mount's files."""
         self._place = place
         self._facts = facts
-        self._door = Door(place, frozenset({_ROOT, owner}), self._start)
+        admitted = frozenset(uid for uid in (_ROOT, owner) if _is_somebody(uid))
+        self._door = Door(place, admitted, self._start)
 
     @classmethod
     def open(cls, place: SocketPlace | None, facts: Facts, owner: int) -> Self | None:
