@@ -56,6 +56,7 @@ DEFAULTS: dict[str, object] = {
     "upload_checksum": "auto",
     "sandbox": "best-effort",
     "log_level": "info",
+    "examine": False,
 }
 
 
@@ -145,6 +146,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     ),
     "upload_checksum": ({f"={x}": x for x in ("auto", "crc32c", "crc64nvme", "off")}, ["", "=md5"]),
     "sandbox": ({f"={x}": x for x in ("best-effort", "strict", "off")}, ["", "=on", "=no"]),
+    "examine": (dict(FLAGS), ["=maybe"]),
     "log_level": ({f"={x}": x for x in ("error", "warning", "info", "debug")}, ["", "=loud", "=4"]),
 }  # fmt: skip
 
