@@ -10,7 +10,7 @@ import pytest
 
 from fuse_s3_cli import mounts as module
 from fuse_s3_cli.mounts import Mounted, NoMountError, Worker, find, mounts, worker_of, workers
-from fuse_s3_control.places import ABOUT, CONTROL, About
+from fuse_s3_control.places import ABOUT, CONTROL, RUNTIME, About
 from support.controlled import runtime
 
 TABLE = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -26,7 +26,7 @@ def about(directory: str, spec: str = "bucket", device: int = 0, since: float = 
     return About(spec=spec, directory=directory, device=device, pid=1, since=since)
 
 
-def worker(what: About, home: str = "/run/fuse-s3", user: int = 999) -> Worker:
+def worker(what: About, home: str = str(RUNTIME), user: int = 999) -> Worker:
     return Worker(what, Path(home) / "1-x", user)
 
 
