@@ -58,6 +58,7 @@ DEFAULTS: dict[str, object] = {
     "engine": "native",
     "restart_limit": 5,
     "log_level": "info",
+    "examine": False,
 }
 
 
@@ -149,6 +150,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     "sandbox": ({f"={x}": x for x in ("best-effort", "strict", "off")}, ["", "=on", "=no"]),
     "engine": ({"=native": "native", "=libfuse": "libfuse"}, ["", "=fuse", "=LIBFUSE"]),
     "restart_limit": ({"=0": 0, "=1000": 1000}, ["", "=1001", "=-1", "=x"]),
+    "examine": (dict(FLAGS), ["=maybe"]),
     "log_level": ({f"={x}": x for x in ("error", "warning", "info", "debug")}, ["", "=loud", "=4"]),
 }  # fmt: skip
 

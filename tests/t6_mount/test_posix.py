@@ -312,10 +312,10 @@ def test_what_was_set_goes_along_with_a_rename(bucket: Bucket, cache: str) -> No
         before = without_top(describe(mnt.path))
     with Mount(bucket, "posix") as again:
         assert without_top(describe(again.path)) == before
-        moved, inner = see(again / "moved"), see(again / "wood/moved")
-        assert (moved.mode, inner.mode) == (0o104701, 0o100705)
-        assert moved.xattrs == inner.xattrs == {"user.a": b"1"}
-        assert moved.mtime == inner.mtime == TIMES[1]
+        outer, inner = see(again / "moved"), see(again / "wood/moved")
+        assert (outer.mode, inner.mode) == (0o104701, 0o100705)
+        assert outer.xattrs == inner.xattrs == {"user.a": b"1"}
+        assert outer.mtime == inner.mtime == TIMES[1]
         assert see(again / "wood/sub")[1:3] == (5, 6)
         assert see(again / "renamed")[:3] == (0o100604, 8, 9)
         assert (again / "renamed").read_bytes() == b"conXent"

@@ -243,7 +243,9 @@ def events() -> set[str]:
             match node.args[place]:
                 case ast.Constant(value=str(name)):
                     found.add(name)
-                case ast.IfExp(body=ast.Constant(value=str(one)), orelse=ast.Constant(value=other)):
+                case ast.IfExp(
+                    body=ast.Constant(value=str(one)), orelse=ast.Constant(value=str(other))
+                ):
                     found |= {one, other}
                 case _:
                     pass  # made elsewhere, and found there

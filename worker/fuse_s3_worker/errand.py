@@ -9,7 +9,6 @@ helper does not know, and may take its time. Its log is where the command starte
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -55,7 +54,7 @@ def taken(order: Order) -> tuple[Errand | None, Order]:
         return None, order  # refused, as every option that nobody knows
     rest = join_options([option for option in options if option.name != _OPTION])
     return Errand(what, tuple(ids)), order._replace(
-        mount=replace(mount, options=rest, dry_run=False)  # what it needs is looked after
+        mount=mount._replace(options=rest, dry_run=False)  # what it needs is looked after
     )
 
 

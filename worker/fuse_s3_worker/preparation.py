@@ -16,6 +16,8 @@ from fuse_s3_shared.mountopts import MountOption, join_options
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.control.opening import socket_place
+from fuse_s3_worker.control.place import SocketPlace
 from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.log import Redaction, event
@@ -59,6 +61,12 @@ class Prepared(NamedTuple):
     programs: Programs | None
     redaction: Redaction
     level: sandbox.Level
+    socket_place: SocketPlace | None
+
+    @property
+    def examines(self) -> bool:
+        """Tell whether the bucket is to be tried, and not to be served."""
+        return self.order.mount.dry_run and self.configuration.settings.examine
 
 
 def start_log(order: Order) -> Redaction:
@@ -96,13 +104,14 @@ def prepare(
     commands = credential_programs(settings, contents)
     if commands and in_unit:
         raise ConfigurationError(_NO_PROGRAMS)
-    inside = settings.sandbox != "off" and not mount.dry_run
+    inside = settings.sandbox != "off" and (settings.examine or not mount.dry_run)
     programs = Programs(commands) if commands and inside else None
     if settings.engine == "libfuse":
         library.load()
-    entered = _enter_sandbox(level, configuration, contents)
+    place = None if mount.dry_run else socket_place()
+    entered = _enter_sandbox(level, configuration, contents, place)
     owner = owner_of(configuration, mount)
-    return Prepared(order, contents, configuration, owner, programs, redaction, entered)
+    return Prepared(order, contents, configuration, owner, programs, redaction, entered, place)
 
 
 def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -114,7 +123,10 @@ def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
 
 
 def _enter_sandbox(
-    level: sandbox.Level, configuration: Configuration, contents: dict[str, tuple[str, bytes]]
+    level: sandbox.Level,
+    configuration: Configuration,
+    contents: dict[str, tuple[str, bytes]],
+    place: SocketPlace | None,
 ) -> sandbox.Level:
     """Give up what this mount has no need for; what is needed later is needed by the store.
 
@@ -125,6 +137,8 @@ def _enter_sandbox(
     if settings.cache:
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
+    if place is not None:
+        needs = needs._replace(own=(*needs.own, str(place.path)))
     if opener.needs_proc():
         needs = needs._replace(directories=(*needs.directories, "/proc"))
     entered = sandbox.enter(level, settings.sandbox, needs)

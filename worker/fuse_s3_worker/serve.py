@@ -136,6 +136,16 @@ class Serving(ABC):
     def adapter(self) -> Adapter | PortableAdapter:
         """What serves the requests."""
 
+    @property
+    @abstractmethod
+    def device(self) -> int:
+        """The descriptor of the connection."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """Where the kernel can be told something without being asked, if it can."""
+        return None
+
     def start(self) -> None:
         """Begin to read requests; a connection must stand behind the device by now."""
         loop = asyncio.get_running_loop()
@@ -207,6 +217,16 @@ class Session(Serving):
     def adapter(self) -> Adapter:
         """What serves the requests."""
         return self._adapter
+
+    @property
+    def device(self) -> int:
+        """The descriptor of the connection."""
+        return self._channel.fd
+
+    @property
+    def channel(self) -> Channel:
+        """Where the kernel is told what it has not asked for."""
+        return self._channel
 
     def _begin(self) -> None:
         asyncio.get_running_loop().add_reader(self._channel.fd, self._readable)
@@ -286,6 +306,7 @@ class LibfuseSession(Serving):
         from fuse_s3_worker.portable.binding import LibfuseServer  # noqa: PLC0415  needs libfuse
 
         super().__init__(fs)
+        self._device = device
         self._adapter = PortableAdapter(fs)
         self._server = LibfuseServer(device, self._adapter)
 
@@ -293,6 +314,11 @@ class LibfuseSession(Serving):
     def adapter(self) -> PortableAdapter:
         """What serves the requests."""
         return self._adapter
+
+    @property
+    def device(self) -> int:
+        """The descriptor of the connection."""
+        return self._device
 
     def _begin(self) -> None:
         self._server.start(self._ended)

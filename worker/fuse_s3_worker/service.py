@@ -16,6 +16,8 @@ import uvloop
 
 from fuse_s3_worker import errand, sandbox
 from fuse_s3_worker.config.parse import ConfigurationError
+from fuse_s3_worker.control.facts import Facts
+from fuse_s3_worker.control.opening import Control
 from fuse_s3_worker.conversation import Helper, HelperGoneError
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import InitFlag
@@ -31,6 +33,7 @@ from fuse_s3_worker.preparation import (
 )
 from fuse_s3_worker.serve import End, LibfuseSession, Serving, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.examine import examine
 from fuse_s3_worker.store.opening import CannotServeError
 from fuse_s3_worker.survival import holding
 from fuse_s3_worker.survival.multiparts import abort_all, remembering
@@ -93,12 +96,15 @@ async def _run_errand(helper: Helper, prepared: Prepared, task: errand.Errand) -
 async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared) -> int:
     order = prepared.order
     store = stage = None
-    if not order.mount.dry_run:
+    if prepared.examines or not order.mount.dry_run:
         with helper.told(prepared.redaction, CannotServeError, CacheDirectoryError):
             store = await reach_store(prepared, anew=True)
             stage = stage_directory(prepared, store)
+            if prepared.examines:
+                prefix = prepared.configuration.spec.prefix
+                await examine(store, prefix, read_only=order.mount.read_only)
     helper.ready(*prepared.owner)
-    if store is None:
+    if store is None or order.mount.dry_run:
         return 0
     device = await helper.device()
     recorder = holding.begin(order)
@@ -107,6 +113,7 @@ async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared
     session = _session(prepared, device, fs)
     session.start()
     await session.adapter.initialized.wait()
+    facts = _facts(prepared, session, fs, store)
     agreed = session.adapter.agreed
     if isinstance(session, LibfuseSession):
         event(_log, logging.INFO, "no_successor", {"reason": "engine=libfuse"})
@@ -114,13 +121,14 @@ async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared
         recorder.settled(Mounting(*prepared.owner, made_at, agreed.minor, agreed.flags))
         # Before anybody can rely on the mount.
         holding.store(supervisor, device, order, recorder)
+        facts.hand_over = session.begin_to_hand_over
     else:
         # What a dead worker had read would never be answered, and who waits would for ever.
         event(_log, logging.WARNING, "no_successor", {"reason": "Linux 6.9 or newer is needed"})
     order.close_copies()
     helper.serving()
-    directory = await _take_place(helper, prepared, recorder)
-    return await _until_the_end(supervisor, session, prepared, recorder, directory)
+    facts.directory = await _take_place(helper, prepared, recorder)
+    return await _until_the_end(supervisor, session, prepared, recorder, facts)
 
 
 def _session(prepared: Prepared, device: int, fs: FileSystem) -> Serving:
@@ -195,8 +203,11 @@ async def _go_on(
     what = {"spec": prepared.order.mount.spec, "directory": state.directory}
     event(_log, logging.INFO, "resumed", what | {"nodes": counts.nodes, "files": counts.open_files})
     aborting = asyncio.create_task(abort_all(store, state.multiparts, recorder))
+    facts = _facts(prepared, session, fs, store)
+    facts.directory, facts.restarts = state.directory, len(state.starts)
+    facts.hand_over = session.begin_to_hand_over
     try:
-        return await _until_the_end(supervisor, session, prepared, recorder, state.directory)
+        return await _until_the_end(supervisor, session, prepared, recorder, facts)
     finally:
         aborting.cancel()
 
@@ -230,19 +241,40 @@ def _file_system(
     return fs
 
 
+def _facts(prepared: Prepared, session: Serving, fs: FileSystem, store: S3Store) -> Facts:
+    """Return what can be asked of a mount."""
+    mount = prepared.order.mount
+    return Facts(
+        spec=mount.spec,
+        options=mount.options,
+        configuration=prepared.configuration,
+        level=prepared.level,
+        fs=fs,
+        store=store,
+        device=session.device,
+        channel=session.channel,
+        kernel=session.adapter.statistics,
+    )
+
+
 async def _until_the_end(
     supervisor: Supervisor,
     session: Serving,
     prepared: Prepared,
     recorder: StateRecorder,
-    directory: str,
+    facts: Facts,
 ) -> int:
     """Serve; return the exit status that says whether another worker is needed."""
     mount = prepared.order.mount
     if not mount.foreground:
         leave_terminal()
-    supervisor.status(f"serves {mount.spec} on {directory}")
-    how = await session.run(lambda: _say_stopping(supervisor))
+    supervisor.status(f"serves {mount.spec} on {facts.directory}")
+    control = Control.open(prepared.socket_place, facts, prepared.owner.uid)
+    try:
+        how = await session.run(lambda: _say_stopping(supervisor))
+    finally:
+        if control is not None:
+            await control.close()
     if how is End.HANDED_OVER:
         recorder.handed_over()
         supervisor.status("has handed over")

@@ -329,6 +329,14 @@ class Settings(BaseModel):
             ),
         ),
     ] = "info"
+    examine: Annotated[
+        YesNo,
+        Field(
+            description="with mount -f: try every request that a mount makes, on keys of its own, "
+            "and log what came of each; fuse-s3 doctor gives it"
+        ),
+        Option("yes or no", "no"),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -18,6 +18,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from errno import ENOENT, ENOSYS, EOPNOTSUPP, EPERM
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from fuse_s3_worker.errors import FileSystemError, ServeError
@@ -29,6 +30,8 @@ from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.nodes import ROOT_ID
 from fuse_s3_worker.fs.xattrs import Xattrs
+from fuse_s3_worker.fuse.abi import Opcode
+from fuse_s3_worker.statistics import KernelStatistics
 
 __all__ = ["ENCODING", "OPERATIONS", "Caller", "FailedError", "PortableAdapter", "interruptible"]
 
@@ -48,6 +51,10 @@ permissions by itself (access, default_permissions), and keeps locks by itself (
 _INTERRUPTIBLE = frozenset(
     {"getattr", "readlink", "getxattr", "listxattr", "open", "opendir", "read", "readdir"}
 )
+
+# By the opcodes of the requests that they come from, as far as that can be told.
+_SETATTR = dict.fromkeys(("chmod", "chown", "truncate", "utimens"), Opcode.SETATTR)
+_OPCODES = {name: _SETATTR.get(name) or Opcode[name.upper()] for name in OPERATIONS}
 
 _RECORDS = 128  # of a directory at a time: what libfuse has room for in one answer, about
 _HELD_MAX = 4096  # nodes; those of programs that set the times of whole trees
@@ -93,6 +100,7 @@ class PortableAdapter:
         initialized: set when libfuse and the kernel have agreed.
         agreed: what another worker would have to know; nothing, since none can go on.
         requests: how many operations came in.
+        statistics: what became of them.
     """
 
     agreed = None
@@ -107,6 +115,7 @@ class PortableAdapter:
         self._held: deque[int] = deque()
         self.initialized = asyncio.Event()
         self.requests = 0
+        self.statistics = KernelStatistics()
         fs.attach(self)
 
     async def serve(self, caller: Caller, operation: str, *arguments: Any) -> Any:  # noqa: ANN401
@@ -116,6 +125,7 @@ class PortableAdapter:
             FailedError: it failed.
         """
         self.requests += 1
+        began = perf_counter_ns()
         try:
             return await self._handlers[operation](caller, *arguments)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
@@ -123,7 +133,10 @@ class PortableAdapter:
             if isinstance(arguments[0], str):
                 request["path"] = arguments[0].encode(ENCODING).decode(errors="backslashreplace")
             number = report(_log, error, request, {"pid": caller.pid})
+            self.statistics.errors[number] += 1
             raise FailedError(number) from None
+        finally:
+            self.statistics.add(_OPCODES[operation], perf_counter_ns() - began)
 
     def invalidate(self, node_id: int) -> None:
         """Nothing (fs.core.Kernel): the kernel was told to keep nothing."""
