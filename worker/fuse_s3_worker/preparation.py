@@ -5,7 +5,6 @@ predecessor has recorded. Then the sandbox closes, before there is a loop, a sec
 byte of the network's.
 """
 
-import io
 import logging
 import os
 from typing import NamedTuple
@@ -24,7 +23,15 @@ from fuse_s3_worker.store.needs import credential_programs, store_needs
 from fuse_s3_worker.store.opening import open_store, reopen_store
 from fuse_s3_worker.store.programs import Programs
 
-__all__ = ["Prepared", "leave_terminal", "owner_of", "prepare", "reach_store", "start_log"]
+__all__ = [
+    "Prepared",
+    "leave_terminal",
+    "log_to",
+    "owner_of",
+    "prepare",
+    "reach_store",
+    "start_log",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +57,16 @@ class Prepared(NamedTuple):
 
 def start_log(order: Order) -> Redaction:
     """Log where the order says; return what keeps secrets out of it."""
-    file: io.TextIOWrapper | None = None
     if LOG_FILE in order.files:
-        fd = order.files[LOG_FILE][1]
-        file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
-    elif order.mount.foreground:
-        file = os.fdopen(os.dup(2), "a", encoding="utf-8", errors="backslashreplace")
+        return log_to(order.files[LOG_FILE][1])
+    return log_to(os.dup(2) if order.mount.foreground else None)
+
+
+def log_to(fd: int | None) -> Redaction:
+    """Log to this file, or where programs log without one."""
+    if fd is None:
+        return log.set_up(logging.INFO)
+    file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
     return log.set_up(logging.INFO, file=file)
 
 
