@@ -49,6 +49,7 @@ DEFAULTS: dict[str, object] = {
     "metadata_ttl": 1.0,
     "upload_checksum": "auto",
     "sandbox": "best-effort",
+    "restart_limit": 5,
     "log_level": "info",
 }
 
@@ -121,6 +122,7 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     ),
     "upload_checksum": ({f"={x}": x for x in ("auto", "crc32c", "crc64nvme", "off")}, ["", "=md5"]),
     "sandbox": ({f"={x}": x for x in ("best-effort", "strict", "off")}, ["", "=on", "=no"]),
+    "restart_limit": ({"=0": 0, "=1000": 1000}, ["", "=-1", "=1001", "=never", "=0.5"]),
     "log_level": ({f"={x}": x for x in ("error", "warning", "info", "debug")}, ["", "=loud", "=4"]),
 }  # fmt: skip
 
