@@ -5,7 +5,6 @@ predecessor has recorded. Then the sandbox closes, before there is a loop, a sec
 byte of the network's.
 """
 
-import io
 import logging
 import os
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from fuse_s3_worker.transfer.stagedir import Place, StageDirectory, open_cache
 __all__ = [
     "Prepared",
     "leave_terminal",
+    "log_to",
     "owner_of",
     "prepare",
     "reach_store",
@@ -71,12 +71,16 @@ class Prepared(NamedTuple):
 
 def start_log(order: Order) -> Redaction:
     """Log where the order says; return what keeps secrets out of it."""
-    file: io.TextIOWrapper | None = None
     if LOG_FILE in order.files:
-        fd = order.files[LOG_FILE][1]
-        file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
-    elif order.mount.foreground:
-        file = os.fdopen(os.dup(2), "a", encoding="utf-8", errors="backslashreplace")
+        return log_to(order.files[LOG_FILE][1])
+    return log_to(os.dup(2) if order.mount.foreground else None)
+
+
+def log_to(fd: int | None) -> Redaction:
+    """Log to this file, or where programs log without one."""
+    if fd is None:
+        return log.set_up(logging.INFO)
+    file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
     return log.set_up(logging.INFO, file=file)
 
 

@@ -22,10 +22,11 @@ from fuse_s3_worker.conversation import Helper, HelperGoneError
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import InitFlag
 from fuse_s3_worker.fuse.channel import Channel
-from fuse_s3_worker.log import event, set_up
+from fuse_s3_worker.log import event
 from fuse_s3_worker.preparation import (
     Prepared,
     leave_terminal,
+    log_to,
     prepare,
     reach_store,
     stage_directory,
@@ -168,7 +169,7 @@ def serve_on(supervisor: Supervisor, level: sandbox.Level) -> int:
         state, recorder = holding.inherit(supervisor.stored)
         order = holding.order_of(state, supervisor.stored)
     except DamagedError as error:
-        set_up(logging.INFO)
+        log_to(holding.log_of(supervisor.stored))
         return _refuse_all(supervisor, channel, level, f"what is recorded of it: {error}")
     redaction, at = start_log(order), holding.now()
     failures = holding.failures(state, at)
