@@ -244,9 +244,9 @@ def events() -> set[str]:
                 case ast.Constant(value=str(name)):
                     found.add(name)
                 case ast.IfExp(
-                    body=ast.Constant(value=str(one)), orelse=ast.Constant(value=str(two))
+                    body=ast.Constant(value=str(one)), orelse=ast.Constant(value=str(other))
                 ):
-                    found |= {one, two}
+                    found |= {one, other}
                 case _:
                     pass  # made elsewhere, and found there
     return found | {end.value for end in End if end is not End.FAILED}  # device_failed has said it

@@ -120,6 +120,11 @@ class FileWriter:
         return isinstance(self._file, StagedFile) or self.dirty
 
     @property
+    def staged(self) -> bool:
+        """Tell whether it is kept as a whole, and not sent while it is written."""
+        return isinstance(self._file, StagedFile)
+
+    @property
     def sealed(self) -> bool:
         """Tell whether it was closed, and is to be stored as it is now."""
         return isinstance(self._file, StagedFile) and self._file.sealed
