@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 
 def one(**fields: object) -> Staged:
     """A staged file, with these fields."""
-    plain: dict[str, object] = {
+    plain: dict[str, Any] = {
         "cache": "/c", "id": "0123456789abcdef-01234567", "state": "committing", "in_use": False,
         "key": "k", "problem": "", "path": "/c/bucket-1/x.data", "size": 2048, "written": 1,
         "missing": 0, "mtime": 0, "spec": "bucket", "options": "", "files": "", "endpoint": "",
     }  # fmt: skip
-    return Staged(**(plain | fields))  # type: ignore[arg-type]  as the worker's JSON has them
+    plain.update(fields)
+    return Staged(**plain)
 
 
 @pytest.fixture
