@@ -68,6 +68,7 @@ def facts_of(t: Tree, options: str = "metadata_ttl=60") -> Facts:
         directory="/mnt/it",
         fs=t.fs,
         store=store,
+        device=-1,
         channel=RecordingChannel(),
         kernel=KernelStatistics(),
     )

@@ -21,6 +21,11 @@ _VERBS = {
         "mount [--foreground] SPEC DIRECTORY [-o OPTIONS]",
         "mount a bucket; --foreground stays until unmounted and logs to the terminal",
     ),
+    "staged": _Verb(
+        "fuse_s3_cli.staged",
+        "staged [--cache DIRECTORY]... [list|upload|discard|save] [ID|KEY...]",
+        "what is left in cache directories: list it, store it, throw it away, save a copy",
+    ),
     "list": _Verb(
         "fuse_s3_cli.list",
         "list [--json]",
@@ -53,6 +58,11 @@ _VERBS = {
         "fuse_s3_cli.doctor",
         "doctor [SPEC] [-o OPTIONS] [--json]",
         "check this machine, and what a bucket lets us do; say what to do about it",
+    ),
+    "install": _Verb(
+        "fuse_s3_cli.install",
+        "install --root DIR",
+        "copy what is installed here into the root directory of an image",
     ),
 }
 

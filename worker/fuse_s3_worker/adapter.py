@@ -17,6 +17,7 @@ from typing import Any
 
 from fuse_s3_worker.adapter_linking import LinkingHandlers
 from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.failed import report
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
@@ -143,29 +144,14 @@ class Adapter(LinkingHandlers):
 
     def _failed(self, header: Header, error: Exception, *, answer: bool = True) -> None:
         """Answer with the errno and write the one line about it."""
-        number, level, details = errno.EIO, logging.ERROR, dict[str, object]()
-        if isinstance(error, ServeError):
-            number, level, details = error.errno, error.level, error.details
-        elif isinstance(error, MalformedRequestError):
-            number = errno.EINVAL
-        elif isinstance(error, ExceptionGroup) and isinstance(error.exceptions[0], ServeError):
-            self._failed(header, error.exceptions[0], answer=answer)
-            return
+        if isinstance(error, MalformedRequestError):
+            error = FileSystemError(errno.EINVAL, str(error), logging.ERROR)
+        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
+        number = report(_log, error, {"op": name, "node": header.nodeid}, {"pid": header.pid})
         if answer:
             self._channel.fail(header.unique, number)
         self.statistics.add_waiting(Opcode.READ, header.unique)
         self.statistics.errors[number] += 1
-        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
-        what: dict[str, object] = {
-            "op": name,
-            "node": header.nodeid,
-            "errno": errno.errorcode.get(number, number),
-            "reason": error,
-            "pid": header.pid,
-        }
-        event(_log, level, "request_failed", what | details)
-        if not isinstance(error, ServeError | MalformedRequestError):
-            _log.error("this is a bug", exc_info=error)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -348,15 +334,10 @@ class Adapter(LinkingHandlers):
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
-        self._channel.fail(unique, error.errno)
-        self.statistics.errors[error.errno] += 1
+        number = report(_log, error, {"op": "READ"})
+        self._channel.fail(unique, number)
+        self.statistics.errors[number] += 1
         self.statistics.add_waiting(Opcode.READ, unique)
-        what: dict[str, object] = {
-            "op": "READ",
-            "errno": errno.errorcode.get(error.errno, error.errno),
-            "reason": error,
-        }
-        event(_log, error.level, "request_failed", what | error.details)
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
         if write.flags & WRITE_KILL_SUIDGID and self._posix:

@@ -5,13 +5,13 @@ predecessor has recorded. Then the sandbox closes, before there is a loop, a sec
 byte of the network's.
 """
 
-import io
 import logging
 import os
 from typing import NamedTuple
 
 from fuse_s3_shared import handoff
 from fuse_s3_shared.limits import FILE_MAX
+from fuse_s3_shared.mountopts import MountOption, join_options
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
@@ -20,6 +20,7 @@ from fuse_s3_worker.control.place import SocketPlace
 from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.log import Redaction, event
+from fuse_s3_worker.portable import library
 from fuse_s3_worker.serve import Owner
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.needs import credential_programs, store_needs
@@ -30,6 +31,7 @@ from fuse_s3_worker.transfer.stagedir import Place, StageDirectory, open_cache
 __all__ = [
     "Prepared",
     "leave_terminal",
+    "log_to",
     "owner_of",
     "prepare",
     "reach_store",
@@ -41,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "environment"
 _STANDARD = (0, 1, 2)
+# Of no file, or of one that counts for less than those that were named.
+_FOUND_AGAIN = frozenset({LOG_FILE, _ENVIRONMENT, "passwd_default"})
 _NO_PROGRAMS = (
     "credential_process starts a program, and systemd's unit for workers has none started: "
     "mount with the option worker_user=fuse-s3, which does without the unit"
@@ -67,12 +71,16 @@ class Prepared(NamedTuple):
 
 def start_log(order: Order) -> Redaction:
     """Log where the order says; return what keeps secrets out of it."""
-    file: io.TextIOWrapper | None = None
     if LOG_FILE in order.files:
-        fd = order.files[LOG_FILE][1]
-        file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
-    elif order.mount.foreground:
-        file = os.fdopen(os.dup(2), "a", encoding="utf-8", errors="backslashreplace")
+        return log_to(order.files[LOG_FILE][1])
+    return log_to(os.dup(2) if order.mount.foreground else None)
+
+
+def log_to(fd: int | None) -> Redaction:
+    """Log to this file, or where programs log without one."""
+    if fd is None:
+        return log.set_up(logging.INFO)
+    file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
     return log.set_up(logging.INFO, file=file)
 
 
@@ -102,6 +110,8 @@ def prepare(
         raise ConfigurationError(_NO_PROGRAMS)
     inside = settings.sandbox != "off" and (settings.examine or not mount.dry_run)
     programs = Programs(commands) if commands and inside else None
+    if settings.engine == "libfuse":
+        library.load()
     place = None if mount.dry_run else socket_place()
     entered = _enter_sandbox(level, configuration, contents, place)
     owner = owner_of(configuration, mount)
@@ -160,11 +170,23 @@ def stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | None
     spec, settings, _ = prepared.configuration
     if not settings.cache:
         return None
-    mount = prepared.order.mount
     place = Place(store.address, spec.bucket, spec.prefix)
-    return StageDirectory.open(
-        settings.cache, place, {"spec": mount.spec, "options": mount.options}
-    )
+    return StageDirectory.open(settings.cache, place, _about(prepared.order, store.address))
+
+
+def _about(order: Order, address: str) -> dict[str, str]:
+    """Return what it takes to get to the bucket again, but for what is in the environment."""
+    files = [
+        MountOption(name, file.path)
+        for name, (file, _) in order.files.items()
+        if name not in _FOUND_AGAIN
+    ]
+    return {
+        "spec": order.mount.spec,
+        "options": order.mount.options,
+        "files": join_options(files),
+        "endpoint": address,
+    }
 
 
 def leave_terminal() -> None:

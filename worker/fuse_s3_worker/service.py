@@ -14,7 +14,7 @@ import time
 
 import uvloop
 
-from fuse_s3_worker import sandbox
+from fuse_s3_worker import errand, sandbox
 from fuse_s3_worker.config.parse import ConfigurationError
 from fuse_s3_worker.control.facts import Facts
 from fuse_s3_worker.control.opening import Control
@@ -22,16 +22,17 @@ from fuse_s3_worker.conversation import Helper, HelperGoneError
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import InitFlag
 from fuse_s3_worker.fuse.channel import Channel
-from fuse_s3_worker.log import event, set_up
+from fuse_s3_worker.log import event
 from fuse_s3_worker.preparation import (
     Prepared,
     leave_terminal,
+    log_to,
     prepare,
     reach_store,
     stage_directory,
     start_log,
 )
-from fuse_s3_worker.serve import End, Session, build_file_system
+from fuse_s3_worker.serve import End, LibfuseSession, Serving, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.examine import examine
 from fuse_s3_worker.store.opening import CannotServeError
@@ -66,12 +67,31 @@ def serve_first(supervisor: Supervisor, connection: int, level: sandbox.Level) -
     with socket.socket(fileno=connection) as sock:
         helper = Helper(sock)
         order = helper.order()
+        task, order = errand.taken(order)
+        if task is not None and not errand.leave(supervisor):
+            return 0  # the helper waits for the end of the process that it knows
         redaction = start_log(order)
         with helper.told(
             redaction, ConfigurationError, CacheDirectoryError, sandbox.NotConfinedError
         ):
             prepared = prepare(order, redaction, level, in_unit=supervisor.is_systemd)
+        if task is not None:
+            return uvloop.run(_run_errand(helper, prepared, task))
         return uvloop.run(_make_mount(supervisor, helper, prepared))
+
+
+async def _run_errand(helper: Helper, prepared: Prepared, task: errand.Errand) -> int:
+    """Say that the bucket is reached, and then do what is to be done there."""
+    spec, settings, _ = prepared.configuration
+    with helper.told(prepared.redaction, CannotServeError, CacheDirectoryError):
+        store = await reach_store(prepared, anew=True)
+        stage = stage_directory(prepared, store)
+    helper.ready(*prepared.owner)
+    helper.close()
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix, stage)
+    if stage is not None:
+        await errand.run(task, fs.staging, stage)
+    return 0
 
 
 async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared) -> int:
@@ -91,12 +111,14 @@ async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared
     recorder = holding.begin(order)
     made_at = time.time_ns()
     fs = _file_system(prepared, store, stage, made_at, recorder)
-    session = Session(Channel(device), fs)
+    session = _session(prepared, device, fs)
     session.start()
     await session.adapter.initialized.wait()
     facts = _facts(prepared, session, fs, store)
     agreed = session.adapter.agreed
-    if agreed is not None and InitFlag.HAS_RESEND in agreed.flags:
+    if isinstance(session, LibfuseSession):
+        event(_log, logging.INFO, "no_successor", {"reason": "engine=libfuse"})
+    elif agreed is not None and InitFlag.HAS_RESEND in agreed.flags:
         recorder.settled(Mounting(*prepared.owner, made_at, agreed.minor, agreed.flags))
         # Before anybody can rely on the mount.
         holding.store(supervisor, device, order, recorder)
@@ -108,6 +130,12 @@ async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared
     helper.serving()
     facts.directory = await _take_place(helper, prepared, recorder)
     return await _until_the_end(supervisor, session, prepared, recorder, facts)
+
+
+def _session(prepared: Prepared, device: int, fs: FileSystem) -> Serving:
+    if prepared.configuration.settings.engine == "libfuse":
+        return LibfuseSession(device, fs)
+    return Session(Channel(device), fs)
 
 
 async def _take_place(helper: Helper, prepared: Prepared, recorder: StateRecorder) -> str:
@@ -141,7 +169,7 @@ def serve_on(supervisor: Supervisor, level: sandbox.Level) -> int:
         state, recorder = holding.inherit(supervisor.stored)
         order = holding.order_of(state, supervisor.stored)
     except DamagedError as error:
-        set_up(logging.INFO)
+        log_to(holding.log_of(supervisor.stored))
         return _refuse_all(supervisor, channel, level, f"what is recorded of it: {error}")
     redaction, at = start_log(order), holding.now()
     failures = holding.failures(state, at)
@@ -214,7 +242,7 @@ def _file_system(
     return fs
 
 
-def _facts(prepared: Prepared, session: Session, fs: FileSystem, store: S3Store) -> Facts:
+def _facts(prepared: Prepared, session: Serving, fs: FileSystem, store: S3Store) -> Facts:
     """Return what can be asked of a mount."""
     mount = prepared.order.mount
     return Facts(
@@ -224,6 +252,7 @@ def _facts(prepared: Prepared, session: Session, fs: FileSystem, store: S3Store)
         level=prepared.level,
         fs=fs,
         store=store,
+        device=session.device,
         channel=session.channel,
         kernel=session.adapter.statistics,
     )
@@ -231,7 +260,7 @@ def _facts(prepared: Prepared, session: Session, fs: FileSystem, store: S3Store)
 
 async def _until_the_end(
     supervisor: Supervisor,
-    session: Session,
+    session: Serving,
     prepared: Prepared,
     recorder: StateRecorder,
     facts: Facts,

@@ -299,6 +299,14 @@ class Settings(BaseModel):
         ),
         Option("best-effort, strict or off", "best-effort"),
     ] = "best-effort"
+    engine: Annotated[
+        Literal["native", "libfuse"],
+        Field(
+            description="who speaks to the kernel: this program, or libfuse2, where that is "
+            "installed; slower, and see docs/design"
+        ),
+        Option("native or libfuse", "native"),
+    ] = "native"
     restart_limit: Annotated[
         int,
         Field(

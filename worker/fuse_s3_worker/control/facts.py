@@ -27,6 +27,8 @@ class Facts:
         options: as they were given, without the helper's.
         configuration: what that was understood as.
         level: of the sandbox.
+        device: the descriptor of the connection.
+        channel: where the kernel is told something; None where it keeps nothing.
         directory: where it is mounted; "" when that is not known.
         restarts: how many workers it had before this one.
         hand_over: begins to hand over to the next worker; None where there would be none.
@@ -39,7 +41,8 @@ class Facts:
     level: sandbox.Level
     fs: FileSystem
     store: S3Store
-    channel: Channel
+    device: int
+    channel: Channel | None
     kernel: KernelStatistics
     directory: str = ""
     restarts: int = 0

@@ -73,7 +73,7 @@ class Control:
         return About(
             spec=facts.spec.encode("utf-8", "backslashreplace").decode(),
             directory=facts.directory.encode("utf-8", "backslashreplace").decode(),
-            device=device_number(facts.channel.fd),
+            device=device_number(facts.device),
             pid=os.getpid(),
             since=facts.since,
         )

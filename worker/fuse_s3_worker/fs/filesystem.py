@@ -63,6 +63,7 @@ class FileSystem:
         renames: giving other names.
         links: links and special files; None where they are not kept.
         xattrs: extended attributes; None where they are not kept.
+        staging: where files that are changed are kept until they are stored.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  every part of a mount
@@ -76,6 +77,7 @@ class FileSystem:
         moving: Moving | None = None,
     ) -> None:
         inodes = shown if isinstance(shown, Posix) else Plain(shown, metadata.lifetime)
+        self.staging = writers.staging
         self._core = core = Core(store, metadata, inodes, readers, writers, prefix)
         self.names = Namespace(core)
         self.files = Files(core)
@@ -85,6 +87,7 @@ class FileSystem:
         self.xattrs: Xattrs | None = None
         if isinstance(inodes, Posix):
             inodes.attach(core)
+            self.staging.carried = inodes.carried
             self.links = Links(core, self.names, inodes)
             self.xattrs = Xattrs(core, inodes)
         moving = moving or Moving()

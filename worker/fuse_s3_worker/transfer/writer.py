@@ -311,6 +311,11 @@ class FileWriter:
                 return False
         return isinstance(self._file, StagedFile) and await self._file.defer()
 
+    async def carry(self) -> None:
+        """What the object is to carry has changed: have it survive, if the file was closed."""
+        if isinstance(self._file, StagedFile):
+            await self._file.carry()
+
     async def discard(self) -> None:
         """The file was unlinked: what is here stays as long as it is open, and is not stored."""
         self._discarding = True
