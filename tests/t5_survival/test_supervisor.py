@@ -157,3 +157,19 @@ def test_the_keepers_socket_is_held_until_the_process_ends() -> None:
         return True
 
     assert in_child(start)
+
+
+def test_whoever_leaves_has_ended_for_the_keeper() -> None:
+    def start() -> bool:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        os.dup2(theirs.fileno(), 3)
+        theirs.close()
+        given = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "notify"}
+        supervisor = Supervisor.from_environment(given)
+        supervisor.leave()
+        assert ours.recv(100) == b""
+        supervisor.leave()
+        supervisor.ready()  # nobody listens
+        return not supervisor.keeps
+
+    assert in_child(start)

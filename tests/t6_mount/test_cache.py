@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -320,6 +321,23 @@ def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDir
     assert "stored" in cache.succeed("upload", "p/half")
     assert bucket.get("p/half") == patched(before, 2000, b"half")
     assert cache.left() == []
+
+
+def test_a_successor_stores_what_was_closed(bucket: Bucket, cache: CacheDirectory) -> None:
+    """Programs see a pause; what they had open and had changed is an error to them, and kept."""
+    bucket.put("open", b"before")
+    bucket.put("closed", b"before")
+    with Mount(bucket, cache.option, LATER, allowed=[r"errno=EIO"]) as mnt:
+        os.close(change(mnt / "closed", 0, b"C"))
+        fd = change(mnt / "open", 0, b"O")
+        os.kill(mnt.pid, signal.SIGKILL)
+        mnt.worker_after(mnt.pid)
+        assert (mnt / "closed").read_bytes() == b"Cefore"
+        assert bucket.get("closed") == b"Cefore"
+        fails(errno.EIO, os.close, fd)
+        assert (mnt / "open").read_bytes() == b"before"
+        mnt.log.wait_for("staged_interrupted")
+    assert cache.states() == {"open": "interrupted"}
 
 
 def test_a_killed_worker_loses_no_attributes(bucket: Bucket, cache: CacheDirectory) -> None:

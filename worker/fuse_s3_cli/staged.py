@@ -24,6 +24,7 @@ from fuse_s3_cli.caches import (
     run_errand,
     staged_in,
 )
+from fuse_s3_cli.table import columns, size
 
 __all__ = ["run"]
 
@@ -35,8 +36,6 @@ _STATES = {
 }
 _WAITING = "waiting"
 _SHOWN = ("id", "state", "size", "written", "changed", "bucket", "key")
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_UNIT = 1024
 
 
 def run(arguments: list[str]) -> int:
@@ -119,7 +118,7 @@ def _list(given: argparse.Namespace) -> bool:
         for one in chosen:
             print(json.dumps(one._asdict() | {"state": _STATES[one.state]}))
     elif chosen:
-        _print_table([_SHOWN, *map(_row, chosen)])
+        print(columns([_SHOWN, *map(_row, chosen)]))
         for one in chosen:
             if one.problem:
                 _say(f"{one.path}: {one.problem}")
@@ -127,26 +126,11 @@ def _list(given: argparse.Namespace) -> bool:
 
 
 def _row(one: Staged) -> tuple[str, ...]:
-    sizes = (_size(one.size), _size(one.written))
+    sizes = (size(one.size), size(one.written))
     changed = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.mtime // 1_000_000_000))
     # What others named may have anything in it; a terminal gets nothing but text.
     key = one.key if one.key.isprintable() else ascii(one.key)
     return (one.id, _state(one), *sizes, changed, one.spec, key)
-
-
-def _size(count: float) -> str:
-    unit = 0
-    while count >= _UNIT and unit < len(_UNITS) - 1:
-        count, unit = count / _UNIT, unit + 1
-    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} B"
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-        )
 
 
 # -- upload ----------------------------------------------------------------------------------------
@@ -201,8 +185,8 @@ def _discard(given: argparse.Namespace) -> bool:
 def _agreed(chosen: Sequence[Staged]) -> bool:
     if not sys.stdin.isatty():
         raise CommandError("nobody can be asked here: say --yes to discard it")
-    _print_table([_SHOWN, *map(_row, chosen)])
-    written = _size(sum(one.written for one in chosen))
+    print(columns([_SHOWN, *map(_row, chosen)]))
+    written = size(sum(one.written for one in chosen))
     answer = input(f"Discard this, {written} that are nowhere else? [y/N] ")
     return answer.strip().lower() in {"y", "yes"}
 

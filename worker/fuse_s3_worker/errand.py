@@ -53,9 +53,9 @@ def taken(order: Order) -> tuple[Errand | None, Order]:
     if what not in _WORK:
         return None, order  # refused, as every option that nobody knows
     rest = join_options([option for option in options if option.name != _OPTION])
-    return Errand(what, tuple(ids)), order._replace(
-        mount=mount._replace(options=rest, dry_run=False)  # what it needs is looked after
-    )
+    # Whatever it takes to reach the bucket is prepared, as for a mount that is made.
+    mount = mount._replace(options=rest, dry_run=False)
+    return Errand(what, tuple(ids)), order._replace(mount=mount)
 
 
 def leave(supervisor: Supervisor) -> bool:
