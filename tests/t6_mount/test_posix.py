@@ -290,12 +290,12 @@ def test_what_was_set_goes_along_with_a_rename(bucket: Bucket, cache: str) -> No
         (mnt / "tree/sub").mkdir(parents=True)
         for name in ("file", "tree/sub/file", "open"):
             (mnt / name).write_bytes(b"content")
-        for name, moved in (("file", "moved"), ("tree/sub/file", "tree/moved")):
+        for name, new in (("file", "moved"), ("tree/sub/file", "tree/moved")):
             path = mnt / name
             path.chmod(0o4701)
             os.utime(path, ns=TIMES)
             os.setxattr(path, "user.a", b"1")
-            path.rename(mnt / moved)
+            path.rename(mnt / new)
         (mnt / "tree/moved").chmod(0o705)
         os.chown(mnt / "tree/sub", 5, 6)
         (mnt / "tree").rename(mnt / "wood")
