@@ -255,7 +255,7 @@ def test_looking_at_a_directory_after_a_remount_costs_its_listing(
     """[S108] With `cache=`, what was heard of objects is kept on disk: to look at all files of a
     directory costs a HEAD for each the first time, and after a remount the listing only.
     """
-    files = 300
+    files = 150
     for number in range(3):
         bucket.put(f"d/{number:03}", b"", Metadata={"mode": "33188"})  # type: ignore[arg-type]
     bucket.put_many((f"d/{number:03}", b"x") for number in range(3, files))
