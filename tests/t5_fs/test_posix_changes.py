@@ -73,7 +73,7 @@ async def test_a_burst_of_changes_costs_one_request() -> None:
 
 @on_loop()
 async def test_changes_that_go_on_are_stored_all_the_same() -> None:
-    """[S112] What is set shows at once, and is stored a moment later: without another change for a
+    """[S99] What is set shows at once, and is stored a moment later: without another change for a
     fifth of a second, or a second after the first.
     """
     async with posix_tree({"k": b""}) as t:
@@ -472,7 +472,7 @@ async def test_what_fails_late_is_logged_and_not_shown_any_longer() -> None:
 
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
-    """[S114] What cannot be stored later is logged, shown no longer, and told to the next close or
+    """[S101] What cannot be stored later is logged, shown no longer, and told to the next close or
     fsync of who has the file open.
     """
 
@@ -498,7 +498,7 @@ def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
 
 @on_loop()
 async def test_fsync_fails_with_what_it_stores() -> None:
-    """[S113] fsync of a file or a directory stores what was set of it, and fails when that
+    """[S100] fsync of a file or a directory stores what was set of it, and fails when that
     fails.
     """
     async with posix_tree({"k": b""}) as t:

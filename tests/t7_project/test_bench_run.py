@@ -55,7 +55,7 @@ def _left(scratch: Path) -> list[str]:
 
 _CORE = ("seq_read_1g", "seq_write_1g", "mount_to_ls")
 _KINDS = (
-    *("seq_read_direct", "rand_read_4k_4", "rand_read_threads", "seq_read_5m", "mixed_2r2w"),
+    *("seq_read_direct", "rand_read_4k_4", "rand_read_files", "seq_read_5m", "mixed_2r2w"),
     *("small_read", "small_write", "create_1b", "ls_l_nested_1k", "ls_f_flat_100k_warm"),
     *("list_1m_flat", "stat_storm", "first_byte", "backward", "parquet", "mount_to_read"),
 )
@@ -120,7 +120,7 @@ def _run(command: list[str], scratch: Path, patience: float = 280) -> tuple[dict
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=environment, timeout=patience
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert _left(scratch) == []
     (path,) = (scratch / "results").glob("*.json")
     servers: dict[str, Any] = json.loads(path.read_text())["servers"]

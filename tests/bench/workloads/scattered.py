@@ -86,7 +86,9 @@ def _measured(
                 jobs = [partial(_with_threads, paths[0], deadline)]
             else:
                 # Each has some of its own, and opens them first, as who reads a data set does.
-                jobs = [partial(_in_files, paths[n::_JOBS], deadline, n) for n in range(_JOBS)]
+                # Of a small content there are not enough for that.
+                shares = [paths[n::_JOBS] or paths for n in range(_JOBS)]
+                jobs = [partial(_in_files, share, deadline, n) for n, share in enumerate(shares)]
             count = sum(one.amount for one in crew.work(jobs))
             seconds = time.perf_counter() - begin
         sample = meter.sample(count * _SIZE)

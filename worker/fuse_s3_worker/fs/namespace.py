@@ -88,6 +88,7 @@ class Namespace:
         core = self._core
         parent = core.directory(parent_id)
         text = core.name(parent, name)
+        await core.settled(parent.key + text)
         known = await core.look(parent, text)
         known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
