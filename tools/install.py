@@ -2,6 +2,7 @@
 
     PREFIX/lib/fuse-s3/site     the worker and the packages it needs, owned by root
     PREFIX/lib/fuse-s3/bin      the launchers of worker and keeper
+    PREFIX/lib/fuse-s3/files    a list of all this, for fuse-s3 install --root
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
@@ -66,6 +67,15 @@ class Layout:
             for page in sorted(SOURCES.glob("*.md"))
         ]
         self.helpers = [f"{sbindir}/{name}" for name in HELPERS]
+        self.files = f"{self.home}/files"
+
+    @property
+    def all(self) -> list[str]:
+        """All that is installed, for `fuse-s3 install --root`; the helpers last, as here."""
+        return [
+            *(self.home, self.command, self.sysusers, self.tmpfiles),
+            *(*self.units, self.wanted, *self.pages, *self.helpers),
+        ]
 
     def staged(self, path: str) -> Path:
         """Return where `path` is to be written now."""
@@ -102,6 +112,7 @@ def install(layout: Layout) -> None:
     if not layout.destdir:
         make_user()
         make_runtime()
+    put(layout.staged(layout.files), "".join(f"{path}\n" for path in layout.all), 0o644)
     first, *others = layout.helpers
     build(layout.staged(first), layout.worker, layout.keeper)
     for path in others:

@@ -19,6 +19,7 @@ from fuse_s3_worker.store import opening
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.credentials import Fixed, Provider
+from fuse_s3_worker.store.encryption import Encryption
 from fuse_s3_worker.store.opening import _always, _Lines
 from fuse_s3_worker.store.retry import Patience, Retrier
 from fuse_s3_worker.store.sigv4 import Credentials
@@ -91,6 +92,7 @@ def make_store(
     patience: Patience = ONCE,
     bucket: str = "bucket",
     ca_bundle: str | None = None,
+    encryption: Encryption | None = None,
 ) -> S3Store:
     """Return a store for a bucket at `url`, put together as when mounting, without a probe."""
     configuration = configure(bucket, options)
@@ -100,7 +102,7 @@ def make_store(
     who = provider or Fixed(None if settings.no_sign_request else KEY)
     caller = Caller(lines.make(region, ""), who, lines.make, _always(settings))
     caller.retrier = Retrier(patience)
-    return S3Store(caller, bucket, settings)
+    return S3Store(caller, bucket, settings, encryption=encryption)
 
 
 def caller_of(store: S3Store) -> Caller:

@@ -19,8 +19,10 @@ from fuse_s3_worker.fuse.abi import IN_HEADER, Opcode
 from fuse_s3_worker.fuse.opcodes import SERVED
 from fuse_s3_worker.fuse.requests import Header, MalformedRequestError
 from fuse_s3_worker.serve import Owner, build_file_system
+from fuse_s3_worker.transfer.stage import Threads
 from support.kernel import UNANSWERED, Kernel, frame
 from support.memstore import MemoryStore
+from support.staging import AtOnce
 from support.virtualtime import run
 
 OBJECTS = {
@@ -213,7 +215,10 @@ async def serve(requests: list[bytes], pauses: random.Random, bugs: Bugs) -> Non
     options = Settings.model_validate({"metadata_ttl": lifetime, "posix": pauses.choice([0, 1])})
     fs = build_file_system(store, options, Owner(0, 0), "")
     # Any size can be had, and is stored, if only of zeros: that takes no time up to here.
-    fs._core.writers.uploads.size_limit = fs._core.writers.staging.size_limit = _SIZE_MAX
+    staging = fs._core.writers.staging
+    fs._core.writers.uploads.size_limit = staging.size_limit = _SIZE_MAX
+    # Time is virtual, and a thread is not.
+    staging.threads = staging.assembly._threads = Threads(AtOnce())
     kernel = Kernel(fs)
     for number, request in enumerate(OPENING + requests):
         # The kernel's numbers are unique, so those of damaged requests are, too.

@@ -81,14 +81,12 @@ def encrypted(options: str, keys: tuple[str, ...] = ()) -> Callable[[str], S3Sto
     """Return what makes a store that encrypts so."""
 
     def make(url: str) -> S3Store:
-        store = make_store(url, options, patience=PERSISTENT)
         encryption = Encryption(
             dict(word.partition("=")[::2] for word in options.split(",")).get("sse", ""),
             dict(word.partition("=")[::2] for word in options.split(",")).get("sse_kms_key_id", ""),
             [key_of(key) for key in keys],
         )
-        store._encryption = store._rewriter._encryption = encryption
-        return store
+        return make_store(url, options, patience=PERSISTENT, encryption=encryption)
 
     return make
 

@@ -25,12 +25,19 @@ META = {"x-amz-meta-mode": "33188", "x-amz-meta-mtime": "981173106.789000000"}
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
 
 
-def ours(bucket: Bucket, options: str = "") -> S3Store:
+def ours(bucket: Bucket, options: str = "", encryption: Encryption | None = None) -> S3Store:
     """Return our store for a bucket that a test made."""
     keys, store = bucket.store.keys, bucket.store
     who = Fixed(Credentials(keys.access, keys.secret))
     trusted = store.ca_bundle.read_text() if store.ca_bundle else None
-    return make_store(store.endpoint, options, provider=who, bucket=bucket.name, ca_bundle=trusted)
+    return make_store(
+        store.endpoint,
+        options,
+        provider=who,
+        bucket=bucket.name,
+        ca_bundle=trusted,
+        encryption=encryption,
+    )
 
 
 def body(content: bytes) -> Body:
@@ -239,7 +246,4 @@ def test_parts_with_keys_of_ones_own(secure: Store) -> None:
 
 def keyed(bucket: Bucket, *keys: str) -> S3Store:
     """Return a store with customer's keys."""
-    store = ours(bucket)
-    encryption = Encryption(keys=read_key_file("\n".join(keys), "/keys"))
-    store._encryption = store._rewriter._encryption = encryption
-    return store
+    return ours(bucket, encryption=Encryption(keys=read_key_file("\n".join(keys), "/keys")))

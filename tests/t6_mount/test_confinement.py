@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fuse_s3_control.places import RUNTIME
 from support import faults
 from support.mounts import Mount, run
 from support.proxy import Proxy
@@ -78,7 +79,7 @@ def _kind(link: str, inodes: dict[str, str]) -> str:
 
 
 def _sockets(pid: int, endpoint: str) -> dict[str, str]:
-    """Name the sockets that are there by right: to the server, and nameless pairs."""
+    """Name the sockets that are there by right: to the server, its own, and nameless pairs."""
     port = int(endpoint.rpartition(":")[2])
     found = {}
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
@@ -89,6 +90,8 @@ def _sockets(pid: int, endpoint: str) -> dict[str, str]:
         words = line.split()
         if len(words) == 7:  # without a path
             found[words[6]] = "pair"
+        elif Path(words[7]).match(f"{RUNTIME}/{pid}-*/control"):
+            found[words[6]] = "control"
     return found
 
 
@@ -101,8 +104,9 @@ def test_only_known_descriptors(bucket: Bucket) -> None:
             inodes = _sockets(mnt.pid, bucket.store.endpoint)
             links = [str(fd.readlink()) for fd in Path(f"/proc/{mnt.pid}/fd").iterdir()]
             kinds = Counter(_kind(link, inodes) for link in links)
-            assert kinds["fuse"] == kinds["log"] == 1
-            assert kinds.keys() <= set(KINDS.values()) | {"pair", "server"} - {"socket"}
+            assert kinds["fuse"] == kinds["log"] == kinds["control"] == 1
+            others = {"pair", "server", "control"}
+            assert kinds.keys() <= set(KINDS.values()) | others - {"socket"}
     finally:
         os.close(secret)
 

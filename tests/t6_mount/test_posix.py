@@ -255,7 +255,7 @@ def test_looking_at_a_directory_after_a_remount_costs_its_listing(
     """[S95] With `cache=`, what was heard of objects is kept on disk: to look at all files of a
     directory costs a HEAD for each the first time, and after a remount the listing only.
     """
-    files = 300
+    files = 150
     for number in range(3):
         bucket.put(f"d/{number:03}", b"", Metadata={"mode": "33188"})  # type: ignore[arg-type]
     bucket.put_many((f"d/{number:03}", b"x") for number in range(3, files))
@@ -290,12 +290,12 @@ def test_what_was_set_goes_along_with_a_rename(bucket: Bucket, cache: str) -> No
         (mnt / "tree/sub").mkdir(parents=True)
         for name in ("file", "tree/sub/file", "open"):
             (mnt / name).write_bytes(b"content")
-        for name, moved in (("file", "moved"), ("tree/sub/file", "tree/moved")):
+        for name, new in (("file", "moved"), ("tree/sub/file", "tree/moved")):
             path = mnt / name
             path.chmod(0o4701)
             os.utime(path, ns=TIMES)
             os.setxattr(path, "user.a", b"1")
-            path.rename(mnt / moved)
+            path.rename(mnt / new)
         (mnt / "tree/moved").chmod(0o705)
         os.chown(mnt / "tree/sub", 5, 6)
         (mnt / "tree").rename(mnt / "wood")

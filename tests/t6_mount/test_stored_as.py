@@ -117,7 +117,7 @@ def test_keys_of_ones_own(secure: Store, cache: str, tmp_path: Path) -> None:
             bucket.client.head_object(Bucket=bucket.name, Key=name, **newer)
         with (
             Mount(bucket, "metadata_ttl=60", allowed=["request_failed"]) as without,
-            pytest.raises(PermissionError),
+            pytest.raises(OSError, match=r"page\.html"),
         ):
             (without / "page.html").read_bytes()
 

@@ -123,7 +123,7 @@ def test_it_has_no_capability_and_starts_no_program(rules: Rules) -> None:
 
 
 def test_it_writes_to_what_is_its_own(rules: Rules) -> None:
-    own = {"fuse_s3_cache_t", "fuse_s3_worker_tmpfs_t"}
+    own = {"fuse_s3_cache_t", "fuse_s3_runtime_t", "fuse_s3_worker_tmpfs_t"}
     assert rules.types(WORKER, "file", "create") == own
     assert rules.types(WORKER, "file", "unlink") == own
     # Its own type is what /proc/self has, the other two are sealed, or the service manager's.

@@ -59,6 +59,11 @@ _VERBS = {
         "doctor [SPEC] [-o OPTIONS] [--json]",
         "check this machine, and what a bucket lets us do; say what to do about it",
     ),
+    "install": _Verb(
+        "fuse_s3_cli.install",
+        "install --root DIR",
+        "copy what is installed here into the root directory of an image",
+    ),
 }
 
 

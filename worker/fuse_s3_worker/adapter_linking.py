@@ -70,6 +70,7 @@ class LinkingHandlers:
         self._reply_entry(header, await self._links().mknod(header.nodeid, mknod.name, made))
 
     def _link(self, _: Header, link: linking.Link) -> None:
+        self._links()
         raise FileSystemError(
             errno.EOPNOTSUPP, f"no second name {link.name!r}: S3 has one key for an object"
         )

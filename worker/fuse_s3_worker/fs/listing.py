@@ -237,9 +237,7 @@ class Listing:
             name = prefix[start:].removesuffix("/")
             if nameable(name):
                 held[name] = None, until
-            elif prefix == "/":
-                pass  # where attributes of a bucket's root are kept
-            else:
+            else:  # also `/`, whose own object may keep attributes of the root, as s3fs has it
                 self._skipped += 1
         self._rows.hear(until)
         self._release(None if page.token is None else last[start:])

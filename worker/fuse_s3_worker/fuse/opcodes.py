@@ -1,8 +1,8 @@
 """What is served: one row for each opcode, and ENOSYS for every other.
 
 The kernel remembers ENOSYS for most opcodes and does not ask again. LINK is in the table although
-nothing can have two names: the kernel would say EPERM for ENOSYS, which looks as if somebody else
-might.
+nothing can have two names: the kernel would say EPERM for ENOSYS, which looks, on a mount that
+makes symbolic links, as if somebody else might.
 """
 
 from collections.abc import Callable

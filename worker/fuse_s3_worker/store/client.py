@@ -59,11 +59,10 @@ _CANNOT_COPY = frozenset({Fault.NOT_IMPLEMENTED, Fault.BAD_REQUEST})
 
 
 class S3Store:
-    """One bucket.
+    """One bucket, whose requests `caller` sends.
 
     Attributes:
         address: of its server, as it was given; "" for Amazon's.
-        caller: who sends its requests.
     """
 
     def __init__(
