@@ -42,7 +42,7 @@ def test_an_image_gets_all_there_is(image: Path) -> None:
         assert (there.lstat().st_uid, there.lstat().st_gid) == (0, 0)
     site = "usr/lib/fuse-s3/site"
     compared = filecmp.dircmp(f"/{site}", image / site, ignore=["__pycache__", "tests.stamp"])
-    assert not (compared.left_only or compared.right_only or compared.diff_files)
+    assert compared.left_only + compared.right_only + compared.diff_files == []
     assert (image / "usr/sbin/mount.s3").read_bytes() == Path("/sbin/mount.s3").read_bytes()
     assert (image / "usr/sbin/mount.fuse.s3").readlink() == Path("mount.s3")
     wanted = image / UNITS / "sockets.target.wants/fuse-s3-worker.socket"
