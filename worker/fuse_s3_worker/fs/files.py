@@ -124,6 +124,13 @@ class Files:
             node.upload = core.writers.begin(node.key)
         else:
             await node.upload.truncate(0)
+        try:
+            if flags & os.O_ACCMODE == os.O_RDONLY and not node.writers:
+                # Nothing will be written by who makes it, so its close tells nothing either.
+                await self._end_writing(node)
+        except BaseException:
+            core.nodes.unpin(node)
+            raise
         return core.found(node), self._opened(node, flags, pid)
 
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:

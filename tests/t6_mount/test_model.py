@@ -1,0 +1,303 @@
+"""The mounted file system beside the machine's own: random programs do the same to both.
+
+After each step both trees have the same names and sizes; every few steps, and at the end, the same
+content; and then the bucket has it, too, and another mount of it.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from support.mounts import Mount
+from support.s3 import Bucket
+from support.twins import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    RENAME_NOREPLACE,
+    Node,
+    Opened,
+    Twins,
+    copy_range,
+    fallocate,
+    renameat2,
+    same,
+    tree_of,
+    write_mapped,
+    zero_range,
+)
+
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product"), pytest.mark.one_store]
+
+MIB = 1 << 20
+PART = 5 * MIB
+
+PATHS = ["a", "b", "d", "d/a", "d/b", "e", "e/a", "e/d", "e/d/a"]
+ANY = st.sampled_from(PATHS)
+# Most files are small; every now and then one has several parts.
+PLACES = st.sampled_from(
+    [0, 0, 1, 5, 4095, 4096, 5000, 65536, 100_001, PART - 1, PART, PART + 4097, 2 * PART + 3]
+)
+SIZES = st.sampled_from([0, 1, 7, 100, 4096, 4097, 70_000, 300_000])
+ACCESS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR])
+HOW = st.sampled_from(
+    [
+        0,
+        0,
+        0,
+        os.O_CREAT,
+        os.O_CREAT,
+        os.O_CREAT | os.O_EXCL,
+        os.O_TRUNC,
+        os.O_CREAT | os.O_TRUNC,
+        os.O_APPEND,
+        os.O_CREAT | os.O_APPEND,
+    ]
+)
+OPEN_MAX = 6
+
+
+class World:
+    """One bucket, mounted, that machines work in one after the other.
+
+    Attributes:
+        steps: how many there were.
+    """
+
+    def __init__(self, bucket: Bucket, model: Path, *options: str) -> None:
+        self.bucket = bucket
+        self.model = model
+        self.steps = 0
+        self.mount = Mount(bucket, f"part_size={PART // MIB}M", *options)
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def mounted(self) -> Iterator["World"]:
+        """Mount it."""
+        with self.mount:
+            yield self
+
+    def begin(self) -> tuple[str, Twins]:
+        """Return a new directory of both."""
+        name = f"run{next(self._numbers)}"
+        for root in (self.model, self.mount.path):
+            (root / name).mkdir()
+        return name, Twins(self.model / name, self.mount / name)
+
+    def remount(self) -> None:
+        """Unmount, and mount anew; nothing may be open."""
+        done = self.mount.unmount()
+        assert not done.returncode, done.stderr
+        assert self.mount.wait_for_worker()
+        self.mount.mount()
+
+    def tree_in_bucket(self, name: str) -> dict[str, Node]:
+        """Return what other clients see."""
+        found: dict[str, Node] = {}
+        for key in self.bucket.keys(f"{name}/"):
+            path = key.removeprefix(f"{name}/")
+            parents = [path[:at] for at, letter in enumerate(path) if letter == "/"]
+            found |= dict.fromkeys(parents, DIRECTORY)
+            if not path.endswith("/") and path:
+                content = self.bucket.get(key)
+                found[path] = Node(0o100000, len(content), content)
+        return found
+
+
+DIRECTORY = Node(0o040000, 0, None)
+
+
+class Machine(RuleBasedStateMachine):
+    """Programs that work in a directory."""
+
+    files = Bundle("files")
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.twins = self.world.begin()
+        self.seed = 0
+
+    def data(self, size: int) -> bytes:
+        """Return bytes that were not written before."""
+        self.seed += 1
+        unit = b"%07d " % (self.seed * 1009)
+        return (unit * (size // len(unit) + 1))[:size]
+
+    # -- names ----------------------------------------------------------------------------------
+
+    @rule(path=ANY)
+    def mkdir(self, path: str) -> None:
+        self.twins.both(lambda root: (root / path).mkdir())
+
+    @rule(path=ANY)
+    def rmdir(self, path: str) -> None:
+        self.twins.both(lambda root: (root / path).rmdir())
+
+    @rule(path=ANY)
+    def unlink(self, path: str) -> None:
+        self.twins.both(lambda root: (root / path).unlink())
+
+    @rule(old=ANY, new=ANY, flags=st.sampled_from([0, 0, 0, RENAME_NOREPLACE]))
+    def rename(self, old: str, new: str, flags: int) -> None:
+        self.twins.both(lambda root: renameat2(root / old, root / new, flags))
+
+    @rule(path=ANY)
+    def list_directory(self, path: str) -> None:
+        self.twins.both(lambda root: sorted(os.listdir(root / path)))  # noqa: PTH208  names
+
+    @rule(path=ANY, size=SIZES)
+    def write_whole(self, path: str, size: int) -> None:
+        data = self.data(size)
+        file = self.twins.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        if file:
+            self.twins.both_open(file, lambda fd: os.write(fd, data))
+            self.twins.close(file)
+
+    @rule(path=ANY)
+    def read_whole(self, path: str) -> None:
+        self.twins.both(lambda root: (root / path).read_bytes())
+
+    @rule(path=ANY, size=PLACES)
+    def truncate(self, path: str, size: int) -> None:
+        self.twins.both(lambda root: os.truncate(root / path, size))
+
+    # -- open files -----------------------------------------------------------------------------
+
+    @rule(target=files, path=ANY, access=ACCESS, how=HOW)
+    def open(self, path: str, access: int, how: int) -> Opened | MultipleResults[Opened]:
+        if len(self.twins.opened) >= OPEN_MAX:
+            return multiple()
+        file = self.twins.open(path, access | how)
+        return file if file else multiple()
+
+    @rule(file=consumes(files))
+    def close(self, file: Opened) -> None:
+        self.twins.close(file)
+
+    @rule(file=files, place=PLACES, size=SIZES)
+    def pwrite(self, file: Opened, place: int, size: int) -> None:
+        data = self.data(size)
+        self.twins.both_open(file, lambda fd: os.pwrite(fd, data, place))
+
+    @rule(file=files, size=SIZES)
+    def write(self, file: Opened, size: int) -> None:
+        data = self.data(size)
+        self.twins.both_open(file, lambda fd: os.write(fd, data))
+        self.twins.both_open(file, lambda fd: os.lseek(fd, 0, os.SEEK_CUR))
+
+    @rule(file=files, place=PLACES, size=SIZES)
+    def pread(self, file: Opened, place: int, size: int) -> None:
+        if file.reads:
+            self.twins.read(file, place, size)
+
+    @rule(file=files, size=PLACES)
+    def ftruncate(self, file: Opened, size: int) -> None:
+        self.twins.both_open(file, lambda fd: os.ftruncate(fd, size))
+
+    @rule(file=files, place=PLACES, size=SIZES)
+    def write_mapped(self, file: Opened, place: int, size: int) -> None:
+        data = self.data(size)
+        if file.flags & os.O_ACCMODE == os.O_RDWR:
+            self.twins.both_open(file, lambda fd: write_mapped(fd, place, data))
+
+    @rule(
+        file=files,
+        mode=st.sampled_from([0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE]),
+        place=PLACES,
+        size=SIZES,
+    )
+    def fallocate(self, file: Opened, mode: int, place: int, size: int) -> None:
+        self.twins.both_open(file, lambda fd: fallocate(fd, mode, place, size))
+
+    @rule(file=files, place=PLACES, size=SIZES, keep=st.booleans())
+    def zero_range(self, file: Opened, place: int, size: int, *, keep: bool) -> None:
+        if file.writes and size and not file.flags & os.O_APPEND:
+            zero_range(file, place, size, keep=keep)
+
+    @rule(source=files, sink=files, start=PLACES, place=PLACES, size=SIZES)
+    def copy(self, source: Opened, sink: Opened, start: int, place: int, size: int) -> None:
+        if source.before or sink.before:
+            return
+        copies = [(source.model, sink.model), (source.mount, sink.mount)]
+        self.twins.same(*(lambda c=c: copy_range(*c, start, place, size) for c in copies))
+
+    @rule(file=files, place=PLACES)
+    def seek(self, file: Opened, place: int) -> None:
+        if not file.before:
+            self.twins.seek(file, place)
+
+    @rule(file=files)
+    def fsync(self, file: Opened) -> None:
+        self.twins.both_open(file, os.fsync)
+
+    # -- looking --------------------------------------------------------------------------------
+
+    @rule()
+    def compare(self) -> None:
+        self.twins.compare()
+
+    @invariant()
+    def names_and_sizes(self) -> None:
+        self.world.steps += 1
+        self.twins.compare(contents=False)
+
+    @rule(sure=st.integers(0, 19))
+    def remount(self, sure: int) -> None:
+        if sure == 0 and not self.twins.opened:
+            self.world.remount()
+            self.twins.compare()
+
+    def teardown(self) -> None:
+        self.twins.close_all()
+        self.twins.compare()
+        expected = tree_of(self.twins.model, contents=True)
+        same(expected, self.world.tree_in_bucket(self.name))
+
+
+def run(world: World, *, examples: int, steps: int) -> None:
+    """Run machines; `steps` is of each."""
+    machine = type("Machine", (Machine,), {"world": world})
+    with world.mounted():
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                deadline=None,
+                max_examples=examples,
+                stateful_step_count=steps,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+            ),
+        )
+        world.remount()
+        same(tree_of(world.model, contents=True), tree_of(world.mount.path, contents=True))
+
+
+@pytest.mark.timeout(900)
+def test_two_thousand_steps(bucket: Bucket, tmp_path: Path) -> None:
+    world = World(bucket, tmp_path)
+    run(world, examples=40, steps=50)
+    assert world.steps >= 2000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_hundred_thousand_steps(bucket: Bucket, tmp_path: Path) -> None:
+    world = World(bucket, tmp_path)
+    run(world, examples=1000, steps=100)
+    assert world.steps >= 100_000
