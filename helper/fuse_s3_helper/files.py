@@ -38,6 +38,7 @@ _OPTIONS = (
         ("shared_credentials_file",), "AWS_SHARED_CREDENTIALS_FILE", ("~/.aws/credentials",)
     ),
     FileOption(("config_file",), "AWS_CONFIG_FILE", ("~/.aws/config",)),
+    FileOption(("sse_c_key_file",), secret=True),
     FileOption(("ca_bundle", "ca-bundle"), "AWS_CA_BUNDLE"),
     FileOption(("log_file", "logfile"), append=True),
 )

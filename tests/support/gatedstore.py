@@ -14,6 +14,7 @@ from fuse_s3_worker.store.types import (
     Description,
     ListPage,
     MultipartUpload,
+    ObjectHead,
     ObjectInfo,
     ObjectStore,
     PartResult,
@@ -191,9 +192,9 @@ class GatedStore(MemoryStore):
 
     # -- ObjectStore ------------------------------------------------------------------------------
 
-    async def head(self, key: str) -> ObjectInfo:
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
         await self._enter("head")
-        return await super().head(key)
+        return await super().describe(key, urgent=urgent)
 
     async def list_page(
         self,
@@ -211,7 +212,7 @@ class GatedStore(MemoryStore):
         )
         return _unless(late, page)
 
-    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+    async def peek(self, key: str, limit: int) -> tuple[ObjectHead, memoryview]:
         late = await self._enter("peek")
         return _unless(late, await super().peek(key, limit))
 
@@ -236,12 +237,14 @@ class GatedStore(MemoryStore):
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
-        like: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         before = b"".join(body.pieces)
         late = await self._enter("put")
         assert before == b"".join(body.pieces)
-        info = await super().put(key, body, content_type=content_type, replaces=replaces, like=like)
+        info = await super().put(
+            key, body, content_type=content_type, replaces=replaces, headers=headers
+        )
         return _unless(late, info)
 
     async def delete(self, key: str) -> None:
@@ -249,10 +252,10 @@ class GatedStore(MemoryStore):
         await super().delete(key)
 
     async def create_multipart(
-        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
     ) -> MultipartUpload:
         await self._enter("create_multipart")
-        return await super().create_multipart(key, content_type=content_type, like=like)
+        return await super().create_multipart(key, content_type=content_type, headers=headers)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         # What is sent is read when the request begins; it must be the same when it ends.
@@ -267,9 +270,17 @@ class GatedStore(MemoryStore):
         await self._enter("copy_part")
         return await super().copy_part(upload, number, source, start, end)
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         late = await self._enter("copy")
-        return _unless(late, await super().copy(source, key, content_type=content_type))
+        info = await super().copy(source, key, content_type=content_type, headers=headers)
+        return _unless(late, info)
 
     async def complete_multipart(
         self,
@@ -285,9 +296,9 @@ class GatedStore(MemoryStore):
         await self._enter("abort_multipart")
         await super().abort_multipart(upload)
 
-    async def describe(self, key: str) -> Description:
-        await self._enter("describe")
-        return await super().describe(key)
+    async def headers_to_copy(self, key: str) -> Description:
+        await self._enter("headers_to_copy")
+        return await super().headers_to_copy(key)
 
     async def duplicate(
         self, source: ObjectInfo, key: str, *, exclusive: bool = False

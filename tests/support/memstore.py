@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 
 from fuse_s3_worker.errors import StoreError
 from fuse_s3_worker.http.connection import Reply, ReplyHead
+from fuse_s3_worker.posix.headers import METADATA_MAX, for_copy, metadata_size
 from fuse_s3_worker.store.failures import ReplyError, classify
 from fuse_s3_worker.store.ranges import RangeReceiver
 from fuse_s3_worker.store.types import (
@@ -26,6 +27,7 @@ from fuse_s3_worker.store.types import (
     Description,
     ListPage,
     MultipartUpload,
+    ObjectHead,
     ObjectInfo,
     ObjectStore,
     PartResult,
@@ -59,6 +61,7 @@ _STATUS = {
     "InvalidRequest": 400,
     "KeyTooLongError": 400,
     "MalformedXML": 400,
+    "MetadataTooLarge": 400,
     "NoSuchKey": 404,
     "NoSuchUpload": 404,
     "NotImplemented": 501,
@@ -137,10 +140,7 @@ class MemoryStore:
         headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Put an object, at once."""
-        info = self._store(key, data, _etag(data), content_type, headers)
-        info = info._replace(storage_class=storage_class)
-        self._objects[key] = replace(self._objects[key], info=info)
-        return info
+        return self._store(key, data, _etag(data), content_type, headers, storage_class)
 
     def remove(self, key: str) -> None:
         """Delete an object, at once."""
@@ -166,11 +166,23 @@ class MemoryStore:
 
     async def head(self, key: str) -> ObjectInfo:
         """API: HeadObject."""
+        return (await self.describe(key)).info
+
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
+        """API: HeadObject."""
+        del urgent
         await self._request("HeadObject", key)
         found = self._objects.get(key)
         if found is None:
             raise _refusal("NoSuchKey", "HeadObject", key, document=False)
-        return found.info
+        return self._head(found)
+
+    def _head(self, found: StoredObject) -> ObjectHead:
+        headers = {"content-type": found.content_type or "binary/octet-stream", **found.headers}
+        headers["x-amz-storage-class"] = found.info.storage_class or "STANDARD"
+        # Whole seconds, as the Date of a reply has.
+        age = int(self._clock()) - found.info.mtime / _SECOND
+        return ObjectHead(found.info, headers, age)
 
     async def list_page(
         self,
@@ -217,13 +229,13 @@ class MemoryStore:
             passed = name
             yield name if found else self._objects[key].info
 
-    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+    async def peek(self, key: str, limit: int) -> tuple[ObjectHead, memoryview]:
         """API: GetObject with Range."""
         await self._request("GetObject", key)
         found = self._readable(key, "", "GetObject")
         if not found.info.size:
             raise _refusal("InvalidRange", "GetObject", key)
-        return found.info, memoryview(found.data[:limit])
+        return self._head(found), memoryview(found.data[:limit])
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """API: GetObject with If-Match and Range, in pieces."""
@@ -273,13 +285,14 @@ class MemoryStore:
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
-        like: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """API: PutObject."""
         data = await self._take(body, "PutObject", key)
         self._check_key(key, "PutObject")
+        self._check_headers(key, headers, "PutObject")
         self._check_replaced(key, replaces, "PutObject")
-        return self._store(key, data, _etag(data), content_type, like)
+        return self._store(key, data, _etag(data), content_type, headers)
 
     async def delete(self, key: str) -> None:
         """API: DeleteObject."""
@@ -287,13 +300,14 @@ class MemoryStore:
         self._objects.pop(key, None)
 
     async def create_multipart(
-        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
     ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         await self._request("CreateMultipartUpload", key)
         self._check_key(key, "CreateMultipartUpload")
+        self._check_headers(key, headers, "CreateMultipartUpload")
         upload_id = next(self._upload_ids)
-        self.uploads[upload_id] = _Upload(key, content_type, like or {})
+        self.uploads[upload_id] = _Upload(key, content_type, headers or {})
         return MultipartUpload(key, upload_id)
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
@@ -316,14 +330,31 @@ class MemoryStore:
             raise _refusal("InvalidRequest", operation, upload.key)
         return self._add_part(upload, number, found.data[start:end], operation)
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
-        """API: CopyObject."""
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """API: CopyObject. The entity tag is that of one PUT, whatever that of the source was."""
         await self._request("CopyObject", key)
         if not self.copying:
             raise _refusal("NotImplemented", "CopyObject", key)
         self._check_key(key, "CopyObject")
+        self._check_headers(key, headers, "CopyObject")
         found = self._readable(source.key, source.etag, "CopyObject")
-        return self._store(key, found.data, _etag(found.data), content_type)
+        return self._store(key, found.data, _etag(found.data), content_type, headers)
+
+    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+        """API: CopyObject, of an object onto itself."""
+        kind = headers.get("content-type", "")
+        return await self.copy(source, source.key, content_type=kind, headers=for_copy(headers))
+
+    def how_to_restore(self, key: str) -> str:
+        """Return something to be found in the log."""
+        return f"restore {key}"
 
     def copies_from(self, key: str) -> bool:
         """Tell whether copies are made, and not refused."""
@@ -352,8 +383,8 @@ class MemoryStore:
         sums = b"".join(hashlib.md5(data, usedforsecurity=False).digest() for data in pieces)
         etag = f'"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(pieces)}"'
         del self.uploads[upload.upload_id]
-        content_type, headers = under_way.content_type, under_way.headers
-        return self._store(upload.key, b"".join(pieces), etag, content_type, headers)
+        whole = b"".join(pieces)
+        return self._store(upload.key, whole, etag, under_way.content_type, under_way.headers)
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
@@ -367,18 +398,10 @@ class MemoryStore:
         """Tell whether conditions are heeded."""
         return self.strict
 
-    async def describe(self, key: str) -> Description:
+    async def headers_to_copy(self, key: str) -> Description:
         """API: HeadObject."""
-        await self._request("HeadObject", key)
-        found = self._objects.get(key)
-        if found is None:
-            raise _refusal("NoSuchKey", "HeadObject", key, document=False)
-        headers = dict(found.headers)
-        if found.content_type:
-            headers["content-type"] = found.content_type
-        if found.info.storage_class:
-            headers["x-amz-storage-class"] = found.info.storage_class
-        return Description(found.info, headers)
+        head = await MemoryStore.describe(self, key)
+        return Description(head.info, for_copy(head.headers))
 
     async def duplicate(
         self, source: ObjectInfo, key: str, *, exclusive: bool = False
@@ -459,13 +482,22 @@ class MemoryStore:
         data: bytes,
         etag: str,
         content_type: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None,
+        storage_class: str = "",
     ) -> ObjectInfo:
         kept = dict(headers or {})
-        storage_class = kept.pop("x-amz-storage-class", "")
-        info = ObjectInfo(key, len(data), int(self._clock()) * _SECOND, etag, storage_class)
-        self._objects[key] = StoredObject(data, info, kept.pop("content-type", content_type), kept)
+        named, chosen = kept.pop("content-type", ""), kept.pop("x-amz-storage-class", "")
+        content_type, storage_class = content_type or named, storage_class or chosen
+        storage_class = "" if storage_class == "STANDARD" else storage_class
+        archived = storage_class in _ARCHIVED
+        mtime = int(self._clock()) * _SECOND
+        info = ObjectInfo(key, len(data), mtime, etag, storage_class, archived)
+        self._objects[key] = StoredObject(data, info, content_type, kept)
         return info
+
+    def _check_headers(self, key: str, headers: Mapping[str, str] | None, operation: str) -> None:
+        if metadata_size(headers or {}) > METADATA_MAX:
+            raise _refusal("MetadataTooLarge", operation, key)
 
     def _check_replaced(self, key: str, replaces: ObjectInfo | None, operation: str) -> None:
         found = self._objects.get(key)

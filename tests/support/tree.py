@@ -17,9 +17,12 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Overrides, Ownership
 from fuse_s3_worker.fs.core import Found, Kernel
+from fuse_s3_worker.fs.describer import Results
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.treerename import Moving
+from fuse_s3_worker.posix.inode import Defaults
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.partsize import PART_MIN
 from fuse_s3_worker.transfer.readstream import Readers
@@ -32,10 +35,11 @@ from support.gatedstore import GatedStore
 from support.staging import PLACE, AtOnce
 from support.virtualtime import settle
 
-__all__ = ["LIFETIME", "OWNERSHIP", "Notices", "Tree", "tree"]
+__all__ = ["DEFAULTS", "LIFETIME", "OWNERSHIP", "Notices", "Tree", "tree"]
 
 LIFETIME = 60.0
 OWNERSHIP = Ownership(uid=1, gid=2, file_mode=0o644, dir_mode=0o755, mounted_at=0)
+DEFAULTS = Defaults(uid=1, gid=2, file_mode=0o644, dir_mode=0o755)
 
 _DT_DIR = 4
 
@@ -72,23 +76,27 @@ class Tree:
         write_back: float = 0.0,
         moving: Moving | None = None,
         store: GatedStore | None = None,
+        posix: bool = False,
+        results: Results | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.store = store or GatedStore(objects, clock=clock, part_min=part_min)
         self.pool = Pool(budget)
         self.cache = cache
         self.metadata = Metadata(lifetime, clock)
-        uploads = Uploads(self.store, self.pool, first_part)
+        self.posix = Posix(self.store, DEFAULTS, OWNERSHIP.mounted_at, results) if posix else None
+        kept = self.posix.store if self.posix else self.store
+        uploads = Uploads(kept, self.pool, first_part)
         directory = None
         if cache is not None:
             directory = StageDirectory.open(str(cache), PLACE, {})
         limits = uploads.limits = uploads.limits._replace(part_min=part_min)
-        staging = Staging(self.store, self.pool, limits, uploads.size_limit, directory, AtOnce())
+        staging = Staging(kept, self.pool, limits, uploads.size_limit, directory, AtOnce())
         self.fs = FileSystem(
-            self.store,
+            kept,
             self.metadata,
-            OWNERSHIP,
-            Readers(self.store, self.pool, 8),
+            self.posix or OWNERSHIP,
+            Readers(kept, self.pool, 8),
             Writers(uploads, staging, write_back),
             prefix,
             moving or Moving(connections=8),
@@ -306,9 +314,19 @@ async def tree(
     prefix: str = "",
     cache: Path | None = None,
     write_back: float = 0.0,
+    posix: bool = False,
+    results: Results | None = None,
 ) -> AsyncIterator[Tree]:
     """Set up a mount; in the end nothing may be left of it."""
-    made = Tree(objects, lifetime=lifetime, prefix=prefix, cache=cache, write_back=write_back)
+    made = Tree(
+        objects,
+        lifetime=lifetime,
+        prefix=prefix,
+        cache=cache,
+        write_back=write_back,
+        posix=posix,
+        results=results,
+    )
     yield made
     await made.finish()
 

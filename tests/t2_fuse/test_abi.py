@@ -88,6 +88,12 @@ LAYOUTS = {
     "BATCH_FORGET_IN": Layout(abi.BATCH_FORGET_IN, "fuse_batch_forget_in", "count dummy"),
     "FORGET_ONE": Layout(abi.FORGET_ONE, "fuse_forget_one", "nodeid nlookup"),
     "INTERRUPT_IN": Layout(abi.INTERRUPT_IN, "fuse_interrupt_in", "unique"),
+    "LINK_IN": Layout(abi.LINK_IN, "fuse_link_in", "oldnodeid"),
+    "SETXATTR_IN": Layout(
+        abi.SETXATTR_IN, "fuse_setxattr_in", "size flags setxattr_flags:33 padding:33"
+    ),
+    "GETXATTR_IN": Layout(abi.GETXATTR_IN, "fuse_getxattr_in", "size padding"),
+    "GETXATTR_OUT": Layout(abi.GETXATTR_OUT, "fuse_getxattr_out", "size padding"),
     "RENAME_IN": Layout(abi.RENAME_IN, "fuse_rename_in", "newdir"),
     "FALLOCATE_IN": Layout(abi.FALLOCATE_IN, "fuse_fallocate_in", "fh offset length mode padding"),
     "LSEEK_IN": Layout(abi.LSEEK_IN, "fuse_lseek_in", "fh offset whence padding"),
@@ -106,8 +112,8 @@ LAYOUTS = {
     ),
 }
 
-# INIT_IN is the short form of INIT_IN_EXT: a test of its own.
-SHORT_FORMS = {"INIT_IN"}
+# Short forms of INIT_IN_EXT and SETXATTR_IN: tests of their own.
+SHORT_FORMS = {"INIT_IN", "SETXATTR_IN_COMPAT"}
 
 # Structures that came later than the headers that can be had.
 LATER = {"COPY_FILE_RANGE_OUT"}  # 7.45, fuse_copy_file_range_out: bytes_copied
@@ -130,6 +136,10 @@ CONSTANTS: dict[str, int] = {
     "FUSE_WRITE_CACHE": abi.WRITE_CACHE,
     "FUSE_FSYNC_FDATASYNC": abi.FSYNC_FDATASYNC,
     "FUSE_RELEASE_FLUSH": abi.RELEASE_FLUSH,
+    "FUSE_OPEN_KILL_SUIDGID": abi.OPEN_KILL_SUIDGID,
+    "FUSE_WRITE_KILL_SUIDGID": abi.WRITE_KILL_SUIDGID,
+    "FUSE_SETXATTR_ACL_KILL_SGID": abi.SETXATTR_ACL_KILL_SGID,
+    "FUSE_COMPAT_SETXATTR_IN_SIZE": abi.SETXATTR_IN_COMPAT.size,
     "FUSE_UNIQUE_RESEND": abi.UNIQUE_RESEND,
     # __members__ has the aliases too, which a slip of a digit would make.
     **{f"FUSE_{name}": flag.value for name, flag in InitFlag.__members__.items()},
@@ -225,6 +235,10 @@ def test_the_short_form_of_init_is_its_beginning() -> None:
 
 def test_what_came_later() -> None:
     assert places(abi.COPY_FILE_RANGE_OUT) == [(0, 8)]
+
+
+def test_the_short_form_of_setxattr_is_its_beginning() -> None:
+    assert places(abi.SETXATTR_IN_COMPAT) == places(abi.SETXATTR_IN)[:2]
 
 
 def test_everything_is_little_endian_and_without_hidden_padding() -> None:

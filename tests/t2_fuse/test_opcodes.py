@@ -11,9 +11,10 @@ from fuse_s3_worker.fuse.opcodes import SERVED
 
 # Everything else is ENOSYS, which the kernel remembers where it can do without.
 OPCODES = (
-    "LOOKUP FORGET GETATTR SETATTR MKNOD MKDIR UNLINK RMDIR RENAME OPEN READ WRITE STATFS RELEASE "
-    "FSYNC FLUSH INIT OPENDIR READDIR RELEASEDIR FSYNCDIR ACCESS CREATE INTERRUPT DESTROY "
-    "BATCH_FORGET READDIRPLUS RENAME2 FALLOCATE LSEEK COPY_FILE_RANGE COPY_FILE_RANGE_64"
+    "LOOKUP FORGET GETATTR SETATTR READLINK SYMLINK MKNOD MKDIR UNLINK RMDIR RENAME LINK OPEN READ "
+    "WRITE STATFS RELEASE FSYNC SETXATTR GETXATTR LISTXATTR REMOVEXATTR FLUSH INIT OPENDIR READDIR "
+    "RELEASEDIR FSYNCDIR ACCESS CREATE INTERRUPT DESTROY BATCH_FORGET READDIRPLUS RENAME2 "
+    "FALLOCATE LSEEK COPY_FILE_RANGE COPY_FILE_RANGE_64"
 )
 
 # fuse.h and linux/fs/fuse/dev.c: requests that are forced without a reply
@@ -21,7 +22,8 @@ WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
 # What only looks or reads: to end it half done leaves nothing half done.
 INTERRUPTIBLE = {
-    *(Opcode.LOOKUP, Opcode.GETATTR, Opcode.OPEN, Opcode.READ, Opcode.READDIR, Opcode.READDIRPLUS)
+    *(Opcode.LOOKUP, Opcode.GETATTR, Opcode.OPEN, Opcode.READ, Opcode.READDIR, Opcode.READDIRPLUS),
+    *(Opcode.READLINK, Opcode.GETXATTR, Opcode.LISTXATTR),
 }
 
 
@@ -56,9 +58,8 @@ def test_every_handler_is_served() -> None:
     """Nothing in the adapter that takes a request is out of reach."""
     takes_requests = {
         name.removeprefix("_")
-        for name, method in vars(Adapter).items()
-        if inspect.isfunction(method)
-        and len(annotations := list(inspect.get_annotations(method).values())) >= 2
+        for name, method in inspect.getmembers(Adapter, inspect.isfunction)
+        if len(annotations := list(inspect.get_annotations(method).values())) >= 2
         and annotations[0] is requests.Header
         and annotations[1] in {row.decode.__self__ for row in SERVED.values()}  # type: ignore[attr-defined]
     }

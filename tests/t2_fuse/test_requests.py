@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse_s3_worker.fuse import requests
+from fuse_s3_worker.fuse import linking, requests
 from fuse_s3_worker.fuse.abi import IN_HEADER, Fattr, Opcode
+from fuse_s3_worker.fuse.linking import LinkingMessage
 from fuse_s3_worker.fuse.opcodes import SERVED
 from fuse_s3_worker.fuse.requests import Header, MalformedRequestError, Message
 
@@ -25,7 +26,7 @@ COMMON = (
 )
 
 # (opcode, name of the case): frame, message
-GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
+GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message | LinkingMessage]] = {
     (Opcode.LOOKUP, ""): (
         b"\x2d\x00\x00\x00"  # len: 45
         b"\x01\x00\x00\x00" + COMMON +  # opcode
@@ -98,6 +99,18 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         + b"\xee" * 84,
         requests.Setattr(Fattr(1 << 31), *[None] * 7),
     ),
+    (Opcode.READLINK, ""): (
+        b"\x28\x00\x00\x00"  # len: 40
+        b"\x05\x00\x00\x00" + COMMON,  # opcode
+        requests.Empty(),
+    ),
+    (Opcode.SYMLINK, ""): (
+        b"\x38\x00\x00\x00"  # len: 56
+        b"\x06\x00\x00\x00" + COMMON +  # opcode
+        b"link\x00"  # name
+        b"../a\xff /b c\x00",  # target, with slashes
+        linking.Symlink(b"link", b"../a\xff /b c"),
+    ),
     (Opcode.MKNOD, ""): (
         b"\x3d\x00\x00\x00"  # len: 61
         b"\x08\x00\x00\x00" + COMMON +  # opcode
@@ -136,12 +149,19 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         b"new\x00",  # newname
         requests.Rename(0xA1A2A3A4A5A6A7A8, 0, b"old", b"new"),
     ),
+    (Opcode.LINK, ""): (
+        b"\x36\x00\x00\x00"  # len: 54
+        b"\x0d\x00\x00\x00" + COMMON +  # opcode
+        b"\xa8\xa7\xa6\xa5\xa4\xa3\xa2\xa1"  # oldnodeid
+        b"other\x00",  # newname
+        linking.Link(0xA1A2A3A4A5A6A7A8, b"other"),
+    ),
     (Opcode.OPEN, ""): (
         b"\x30\x00\x00\x00"  # len: 48
         b"\x0e\x00\x00\x00" + COMMON +  # opcode
         b"\x02\x82\x00\x00"  # flags: O_RDWR, O_TRUNC, O_LARGEFILE
         b"\xa4\xa3\xa2\xa1",  # open_flags
-        requests.Open(0x8202),
+        requests.Open(0x8202, 0xA1A2A3A4),
     ),
     (Opcode.READ, ""): (
         b"\x50\x00\x00\x00"  # len: 80
@@ -200,6 +220,47 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         b"\xb4\xb3\xb2\xb1",  # padding
         requests.Fsync(0xA1A2A3A4A5A6A7A8, datasync=True),
     ),
+    (Opcode.SETXATTR, "with FUSE_SETXATTR_EXT"): (
+        b"\x45\x00\x00\x00"  # len: 69
+        b"\x15\x00\x00\x00" + COMMON +  # opcode
+        b"\x06\x00\x00\x00"  # size
+        b"\x01\x00\x00\x00"  # flags: XATTR_CREATE
+        b"\x01\x00\x00\x00"  # setxattr_flags: FUSE_SETXATTR_ACL_KILL_SGID
+        b"\x00\x00\x00\x00"  # padding
+        b"user.a\x00"  # name
+        b"va\x00lue",  # value
+        linking.Setxattr(1, 1, b"user.a", b"va\x00lue"),
+    ),
+    (Opcode.SETXATTR, "without"): (
+        b"\x3d\x00\x00\x00"  # len: 61
+        b"\x15\x00\x00\x00" + COMMON +  # opcode
+        b"\x06\x00\x00\x00"  # size
+        b"\x02\x00\x00\x00"  # flags: XATTR_REPLACE
+        b"user.a\x00"  # name
+        b"va\x00lue",  # value
+        linking.Setxattr(2, 0, b"user.a", b"va\x00lue"),
+    ),
+    (Opcode.GETXATTR, ""): (
+        b"\x39\x00\x00\x00"  # len: 57
+        b"\x16\x00\x00\x00" + COMMON +  # opcode
+        b"\xa4\xa3\xa2\xa1"  # size
+        b"\xb4\xb3\xb2\xb1"  # padding
+        b"user.a/b\x00",  # name, which may have slashes
+        linking.Getxattr(0xA1A2A3A4, b"user.a/b"),
+    ),
+    (Opcode.LISTXATTR, ""): (
+        b"\x30\x00\x00\x00"  # len: 48
+        b"\x17\x00\x00\x00" + COMMON +  # opcode
+        b"\xa4\xa3\xa2\xa1"  # size
+        b"\xb4\xb3\xb2\xb1",  # padding
+        linking.Listxattr(0xA1A2A3A4),
+    ),
+    (Opcode.REMOVEXATTR, ""): (
+        b"\x2f\x00\x00\x00"  # len: 47
+        b"\x18\x00\x00\x00" + COMMON +  # opcode
+        b"user.a\x00",  # name
+        linking.Removexattr(b"user.a"),
+    ),
     (Opcode.FLUSH, ""): (
         b"\x40\x00\x00\x00"  # len: 64
         b"\x19\x00\x00\x00" + COMMON +  # opcode
@@ -234,7 +295,7 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         b"\x1b\x00\x00\x00" + COMMON +  # opcode
         b"\x00\x88\x01\x00"  # flags: O_DIRECTORY, O_LARGEFILE, O_NONBLOCK
         b"\xa4\xa3\xa2\xa1",  # open_flags
-        requests.Open(0x18800),
+        requests.Open(0x18800, 0xA1A2A3A4),
     ),
     (Opcode.READDIR, ""): (
         b"\x50\x00\x00\x00"  # len: 80
@@ -280,7 +341,7 @@ GOLDEN: dict[tuple[Opcode, str], tuple[bytes, Message]] = {
         b"\x12\x00\x00\x00"  # umask: 022
         b"\xa4\xa3\xa2\xa1"  # open_flags
         b"new\x00",  # name
-        requests.Create(0x80C1, 0o100666, 0o022, b"new"),
+        requests.Create(0x80C1, 0o100666, 0o022, 0xA1A2A3A4, b"new"),
     ),
     (Opcode.INTERRUPT, ""): (
         b"\x30\x00\x00\x00"  # len: 48
@@ -391,7 +452,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def decode(request: bytes) -> Message:
+def decode(request: bytes) -> Message | LinkingMessage:
     """Decode a frame as the loop does."""
     header = Header.decode(memoryview(request))
     return SERVED[header.opcode].decode(memoryview(request)[IN_HEADER.size :])
@@ -494,6 +555,27 @@ def test_rename_needs_two_names(names: bytes) -> None:
 def test_the_longest_name() -> None:
     """FUSE_NAME_MAX: what the file system makes of it is decided there."""
     assert requests.Named.decode(memoryview(b"n" * 1024 + b"\0")).name == b"n" * 1024
+
+
+@pytest.mark.parametrize("size", [0, 4, 6, 0xFFFFFFFF])
+def test_a_value_that_is_not_as_long_as_announced(size: int) -> None:
+    for fixed in (8, 16):
+        body = size.to_bytes(4, "little") + bytes(fixed - 4) + b"user.a\0value"
+        with pytest.raises(MalformedRequestError, match=f"5 bytes of a value where {size} belong"):
+            linking.Setxattr.decode(memoryview(body))
+
+
+@pytest.mark.parametrize("name", [b"", b"\0", b"user.a", b"n" * 256 + b"\0"])
+def test_attributes_need_a_name(name: bytes) -> None:
+    for opcode, fixed in ((Opcode.SETXATTR, 16), (Opcode.GETXATTR, 8), (Opcode.REMOVEXATTR, 0)):
+        with pytest.raises(MalformedRequestError):
+            SERVED[opcode].decode(memoryview(bytes(fixed) + name))
+
+
+@pytest.mark.parametrize("target", [b"", b"\0", b"t", b"t" * 4097 + b"\0", b"t\0t"])
+def test_a_link_needs_a_target(target: bytes) -> None:
+    with pytest.raises(MalformedRequestError):
+        linking.Symlink.decode(memoryview(b"name\0" + target))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 0xFFFFFFFF])

@@ -253,7 +253,7 @@ def test_a_refusal_names_option_value_and_range() -> None:
     assert refusal("part_size=big") == (
         "part_size=big: not a size, such as 8M, 1G or 8388608; give 5M to 5G"
     )
-    assert refusal("sse=rot13") == "sse=rot13: give AES256, aws:kms or aws:kms:dsse"
+    assert refusal("sse=rot13") == "sse=rot13: give AES256, aws:kms, aws:kms:dsse or customer"
 
 
 def test_an_option_string_that_cannot_be_split() -> None:

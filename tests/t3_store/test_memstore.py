@@ -94,7 +94,7 @@ async def single_objects(store: ObjectStore) -> Outcomes:
         found[name] = await outcome(store.get_range("k", etag, start, end, sink)), sink.received
     for limit in (1, 9, 10, 11, 100):
         first, data = await store.peek("k", limit)
-        found[f"the first {limit}"] = first._replace(mtime=0), bytes(data)
+        found[f"the first {limit}"] = first.info._replace(mtime=0), bytes(data)
     found["replaced"] = await outcome(store.put("k", body(b"again")))
     found["the version before"] = await outcome(store.get_range("k", info.etag, 0, 1, Memory(1)))
     found["put nothing"] = await outcome(store.put("empty", Body((), 0)))
@@ -202,20 +202,20 @@ async def moves(store: ObjectStore) -> Outcomes:
     """Copies with all that belongs to an object; deleting a version, and many; descriptions."""
     found: Outcomes = {}
     like = {"content-type": "text/x", "x-amz-meta-mode": "33188", "cache-control": "no-store"}
-    source = await store.put("a", body(SMALL), like=like)
-    upload = await store.create_multipart("large", like=like)
+    source = await store.put("a", body(SMALL), headers=like)
+    upload = await store.create_multipart("large", headers=like)
     part = await store.upload_part(upload, 1, body(LARGE))
     large = await store.complete_multipart(upload, [part])
     for info, to in ((source, "b"), (source, "d/with space+%"), (source, "a"), (large, "l")):
         found[f"{info.key} to {to}"] = await outcome(store.duplicate(info, to))
-        found[f"like {to}"] = dict((await store.describe(to)).headers)
+        found[f"like {to}"] = dict((await store.headers_to_copy(to)).headers)
     other, none = source._replace(etag=ANOTHER), source._replace(key="none")
     found["another version"] = await outcome(store.duplicate(other, "c"))
     found["nothing"] = await outcome(store.duplicate(none, "c"))
     await store.delete("c")
     found["exclusively"] = await outcome(store.duplicate(source, "b", exclusive=True))
     found["exclusively, new"] = await outcome(store.duplicate(source, "new", exclusive=True))
-    found["described"] = await outcome(store.describe("none"))
+    found["described"] = await outcome(store.headers_to_copy("none"))
     found["delete another version"] = await store.delete_version(other)
     found["what was to stay"] = await outcome(store.head("a"))
     source = await store.put("a", body(SMALL))

@@ -106,13 +106,16 @@ def answer(request: Request) -> bytes:
         return HEAD_OK
     if "list-type" in request.query:
         return reply(200, b"<ListBucketResult/>")
+    # A store tells how it encrypts what it is sent.
+    sse = {n.replace("-", "_"): v for n, v in request.headers.items() if "encryption" in n}
     if "uploads" in request.query:
         name = "InitiateMultipartUploadResult"
-        return reply(200, f"<{name}><UploadId>{UPLOAD.upload_id}</UploadId></{name}>".encode())
+        body = f"<{name}><UploadId>{UPLOAD.upload_id}</UploadId></{name}>".encode()
+        return reply(200, body, **sse)
     if request.method == "POST":
         name = "CompleteMultipartUploadResult"
         return reply(200, f'<{name}><ETag>"e-1"</ETag></{name}>'.encode())
-    return reply(204) if request.method == "DELETE" else PUT_OK
+    return reply(204) if request.method == "DELETE" else reply(200, b"", etag='"e"', **sse)
 
 
 def sent(options: str = "", *, secure: bool = False) -> list[Request]:
@@ -193,7 +196,7 @@ def test_without_options_no_such_headers_are_sent() -> None:
     ours = {"x-amz-date", "x-amz-content-sha256"}
     for request in sent("upload_checksum=off"):
         extra = {name for name in request.headers if name.startswith("x-amz-")} - ours
-        assert extra <= {"x-amz-mp-object-size"}
+        assert extra <= {"x-amz-mp-object-size", "x-amz-optional-object-attributes"}
 
 
 def test_every_upload_carries_a_checksum() -> None:

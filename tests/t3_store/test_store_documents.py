@@ -22,6 +22,7 @@ from fuse_s3_worker.store.documents import (
     parse_result,
     parse_tags,
     parse_time,
+    tagging_document,
 )
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
@@ -417,18 +418,53 @@ def test_keys_that_no_document_can_have(key: str) -> None:
     assert not expressible(key)
 
 
-@pytest.mark.parametrize("namespace", ["", NAMESPACE])
-def test_tags(namespace: str) -> None:
-    tag = "<Tag><Key>{}</Key><Value>{}</Value></Tag>"
-    tags = tag.format("a", "1") + tag.format("b &amp; c", "")
-    body = f"<Tagging{namespace}><TagSet>{tags}</TagSet></Tagging>".encode()
-    assert parse_tags(body) == {"a": "1", "b & c": ""}
-    assert parse_tags(b"<Tagging><TagSet/></Tagging>") == {}
-
-
 @pytest.mark.parametrize("spaces", ["", " " * 999, "\n \n"])
 def test_spaces_before_a_document(spaces: str) -> None:
     """They keep a connection alive while a server works."""
     for declaration in ("", "<?xml version='1.0'?>"):
         body = f"{spaces}{declaration}<CopyObjectResult><ETag>e</ETag></CopyObjectResult>"
         assert parse_copy(body.encode()).etag == '"e"'
+
+
+# -- archives and tags -----------------------------------------------------------------------------
+
+EXPIRES = "<RestoreExpiryDate>2026-05-01T00:00:00.000Z</RestoreExpiryDate>"
+RESTORES = {
+    "never asked for": ("GLACIER", "", True),
+    "on its way": (
+        "DEEP_ARCHIVE",
+        "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>",
+        True,
+    ),
+    "restored": (
+        "GLACIER",
+        f"<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>{EXPIRES}</RestoreStatus>",
+        False,
+    ),
+    "not an archive": ("GLACIER_IR", "", False),
+    "nothing of it": ("STANDARD", "", False),
+}
+
+
+@pytest.mark.parametrize(("kind", "status", "archived"), RESTORES.values(), ids=RESTORES.keys())
+def test_what_has_to_be_restored(kind: str, status: str, archived: bool) -> None:
+    document = (
+        "<ListBucketResult><Contents><Key>k</Key><Size>1</Size>"
+        "<LastModified>2026-04-01T00:00:00Z</LastModified>"
+        f"{status}<StorageClass>{kind}</StorageClass></Contents></ListBucketResult>"
+    )
+    (found,) = parse_list_page(document.encode()).objects
+    assert found.archived is archived
+
+
+def test_tags_as_a_header_takes_them() -> None:
+    tags = "<Tag><Key>a b</Key><Value>c&amp;d=</Value></Tag><Tag><Key>\u00fc</Key><Value/></Tag>"
+    document = f"<Tagging><TagSet>{tags}</TagSet></Tagging>".encode()
+    assert parse_tags(document) == "a+b=c%26d%3D&%C3%BC="
+    assert parse_tags(b"<Tagging><TagSet/></Tagging>") == parse_tags(b"") == ""
+
+
+@given(st.dictionaries(st.text("ab &<>=+%ü/", min_size=1), st.text("ab &<>=+%ü/")))
+def test_tags_come_back(tags: dict[str, str]) -> None:
+    header = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in tags.items())
+    assert parse_tags(tagging_document(header)) == header

@@ -183,7 +183,7 @@ def test_an_access_point_is_named_as_the_source_by_its_arn() -> None:
 
     async def main() -> None:
         bucket = "arn:aws:s3:us-west-2:123456789012:accesspoint/my-point"
-        source = make_store("", bucket=bucket)._copy_source("a b")
+        source = make_store("", bucket=bucket).copy_source("a b")
         assert unquote(source) == f"{bucket}/object/a b"
         assert quote(unquote(source), safe="/") == source
 

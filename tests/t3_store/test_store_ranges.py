@@ -294,7 +294,8 @@ MODIFIED = {"last_modified": "Thu, 26 Nov 2026 10:00:00 GMT", "etag": ETAG}
 
 def peeked(script: list[Answer | bytes], limit: int) -> tuple[ObjectInfo, bytes, list[Request]]:
     async def main() -> tuple[ObjectInfo, memoryview]:
-        return await make_store(server.url, patience=PERSISTENT).peek("k", limit)
+        head, data = await make_store(server.url, patience=PERSISTENT).peek("k", limit)
+        return head.info, data
 
     with RawServer.answering(script) as server:
         info, data = run(main())

@@ -33,7 +33,7 @@ class Bucket:
 
     def folder(self, key: str) -> Entry:
         stored = self.store.stored(key)
-        return Entry.folder(stored.info if stored else None)
+        return Entry.folder(stored.info if stored else None, unmarked=stored is None)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs import namespace
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.nodes import ROOT_ID
+from fuse_s3_worker.fs.plain import Plain
 from fuse_s3_worker.main import _owner
 from fuse_s3_worker.serve import ownership_of
 from support.tree import LIFETIME, Tree, tree
@@ -56,7 +57,7 @@ def test_one_owner_for_everything(
     async def body() -> None:
         objects = {"file": b"1", "d/file": b"22", "marked/": b"", "marked/e/file": b""}
         async with tree(objects) as t:
-            t.fs._core.ownership = ownership
+            t.fs._core.inodes = Plain(ownership, t.metadata.lifetime)
             await t.mkdir("made")
             await t.mknod("made/node")
             await t.put("stored", b"333")

@@ -14,16 +14,30 @@ import stat
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fuse_s3_worker.adapter_linking import LinkingHandlers
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
 from fuse_s3_worker.fs.files import Opened
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fuse import replies, requests
-from fuse_s3_worker.fuse.abi import IN_HEADER, Fattr, FopenFlag, Opcode
+from fuse_s3_worker.fuse.abi import (
+    IN_HEADER,
+    OPEN_KILL_SUIDGID,
+    WRITE_KILL_SUIDGID,
+    Fattr,
+    FopenFlag,
+    Opcode,
+)
 from fuse_s3_worker.fuse.channel import Channel
-from fuse_s3_worker.fuse.negotiate import UnsupportedKernelError, negotiate
+from fuse_s3_worker.fuse.negotiate import (
+    WANTED,
+    WANTED_WITH_POSIX,
+    UnsupportedKernelError,
+    negotiate,
+)
 from fuse_s3_worker.fuse.opcodes import SERVED
 from fuse_s3_worker.fuse.requests import Header, MalformedRequestError
 from fuse_s3_worker.log import event
@@ -38,7 +52,7 @@ _FOREVER = float("inf")
 Work = Coroutine[Any, Any, None]
 
 
-class Adapter:
+class Adapter(LinkingHandlers):
     """Serves one connection.
 
     Attributes:
@@ -49,6 +63,7 @@ class Adapter:
     def __init__(self, channel: Channel, fs: FileSystem) -> None:
         self._channel = channel
         self._fs = fs
+        self._posix = fs.links is not None
         self._tasks: dict[int, tuple[asyncio.Task[None], bool]] = {}
         self._handlers: dict[str, Callable[..., Work | None]] = {
             row.handler: getattr(self, f"_{row.handler}") for row in SERVED.values()
@@ -145,7 +160,7 @@ class Adapter:
 
     def _init(self, header: Header, init: requests.Init) -> None:
         try:
-            reply, agreed = negotiate(init)
+            reply, agreed = negotiate(init, WANTED_WITH_POSIX if self._posix else WANTED)
         except UnsupportedKernelError as error:
             raise FileSystemError(errno.EPROTO, str(error), logging.ERROR) from None
         self._channel.reply(header.unique, reply)
@@ -209,12 +224,8 @@ class Adapter:
         self._channel.reply(header.unique, _entry(self._fs.remember(found)).encode())
 
     async def _mkdir(self, header: Header, mkdir: requests.Mkdir) -> None:
-        self._reply_entry(header, await self._fs.names.mkdir(header.nodeid, mkdir.name))
-
-    async def _mknod(self, header: Header, mknod: requests.Mknod) -> None:
-        if not stat.S_ISREG(mknod.mode):
-            raise FileSystemError(errno.EPERM, "only regular files can be made")
-        self._reply_entry(header, await self._fs.names.mknod(header.nodeid, mknod.name))
+        made = Made(stat.S_IFDIR | mkdir.mode, mkdir.umask, header.uid, header.gid)
+        self._reply_entry(header, await self._fs.names.mkdir(header.nodeid, mkdir.name, made))
 
     async def _unlink(self, header: Header, named: requests.Named) -> None:
         await self._fs.names.unlink(header.nodeid, named.name)
@@ -243,6 +254,8 @@ class Adapter:
 
     async def _setattr(self, header: Header, setattr_in: requests.Setattr) -> None:
         overrides = _overrides(setattr_in)
+        if Fattr.KILL_SUIDGID in setattr_in.valid:
+            self._fs.kill_privileges(header.nodeid)
         self._reply_attr(header, await self._fs.setattr(header.nodeid, setattr_in.size, overrides))
 
     def _reply_attr(self, header: Header, found: Found) -> None:
@@ -253,11 +266,14 @@ class Adapter:
 
     async def _open(self, header: Header, message: requests.Open) -> None:
         opened = await self._fs.files.open(header.nodeid, message.flags, header.pid)
+        if message.open_flags & OPEN_KILL_SUIDGID and _truncates(message):
+            self._fs.kill_privileges(header.nodeid)
         self._channel.reply(header.unique, replies.open_out(opened.handle, _fopen_flags(opened)))
 
     async def _create(self, header: Header, create: requests.Create) -> None:
+        made = Made(create.mode, create.umask, header.uid, header.gid)
         found, opened = await self._fs.files.create(
-            header.nodeid, create.name, create.flags, header.pid
+            header.nodeid, create.name, create.flags, header.pid, made
         )
         entry = _entry(self._fs.remember(found)).encode()
         flags = _fopen_flags(opened)
@@ -281,6 +297,8 @@ class Adapter:
         event(_log, error.level, "request_failed", what | error.details)
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
+        if write.flags & WRITE_KILL_SUIDGID and self._posix:
+            self._fs.kill_privileges(header.nodeid)
         mapped = write.mapped
         taken = self._fs.files.write_nowait(write.fh, write.offset, write.data, mapped=mapped)
         if taken < len(write.data):
@@ -337,8 +355,9 @@ class Adapter:
         self._fs.directories.releasedir(release.fh)
         self._channel.reply(header.unique)
 
-    def _fsyncdir(self, header: Header, _: requests.Fsync) -> None:
-        self._channel.reply(header.unique)  # names are in the bucket when they are made
+    async def _fsyncdir(self, header: Header, fsync: requests.Fsync) -> None:
+        await self._fs.fsyncdir(fsync.fh)
+        self._channel.reply(header.unique)
 
     async def _readdir(self, header: Header, read: requests.Read) -> None:
         await self._fill(header, read, plus=False)
@@ -374,7 +393,7 @@ class Adapter:
         return fits
 
 
-def _truncates(message: requests.Message) -> bool:
+def _truncates(message: object) -> bool:
     """Tell whether an OPEN ends what was written so far, which is not to be left half done."""
     return isinstance(message, requests.Open) and bool(message.flags & os.O_TRUNC)
 

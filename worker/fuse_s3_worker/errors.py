@@ -29,6 +29,8 @@ class Fault(Enum):
     QUOTA = auto()
     NOT_IMPLEMENTED = auto()
     BAD_DIGEST = auto()
+    NOT_ENCRYPTED = auto()
+    METADATA_TOO_LARGE = auto()
     BAD_REQUEST = auto()
     THROTTLED = auto()
     UNAVAILABLE = auto()
@@ -57,6 +59,10 @@ ERRNO = {
     Fault.QUOTA: errno.EDQUOT,
     Fault.NOT_IMPLEMENTED: errno.EOPNOTSUPP,
     Fault.BAD_DIGEST: errno.EIO,
+    # Asking again would change nothing: the store does not do as it is told.
+    Fault.NOT_ENCRYPTED: errno.EIO,
+    # What ext4 says of extended attributes that do not fit into its inode.
+    Fault.METADATA_TOO_LARGE: errno.ENOSPC,
     Fault.BAD_REQUEST: errno.EIO,
     # These two were waited out; this is what is left when the patience is over.
     Fault.THROTTLED: errno.EIO,

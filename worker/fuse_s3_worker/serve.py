@@ -12,9 +12,11 @@ from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.movejournal import Journals
+from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.posix.inode import Defaults
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.readstream import Readers
@@ -59,13 +61,19 @@ def build_file_system(
 ) -> FileSystem:
     """Put the parts of a mount together; `directory` is where files that are changed are staged."""
     pool = Pool(settings.memory_target)
+    ownership = ownership_of(settings, owner)
+    shown: Ownership | Posix = ownership
+    if settings.posix:
+        *defaults, mounted_at = ownership
+        shown = Posix(store, Defaults(*defaults), mounted_at)
+        store = shown.store
     uploads = Uploads(store, pool, settings.part_size)
     journals = Journals(directory.path) if directory is not None else None
     staging = Staging(store, pool, uploads.limits, uploads.size_limit, directory)
     return FileSystem(
         store,
         Metadata(settings.metadata_ttl),
-        ownership_of(settings, owner),
+        shown,
         Readers(store, pool, settings.max_connections),
         Writers(uploads, staging, settings.write_back),
         prefix,

@@ -33,12 +33,13 @@ class Columns:
         key: the directory's.
         oldest: until when what was heard first is believed: before that, all of it is.
         newest: until when what was heard last is believed.
+        directories: how many of the names are directories'.
     """
 
     __slots__ = (
-        "_classes", "_ends", "_index", "_last", "_names", "_others", "_parts",
-        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "key", "newest",
-        "oldest",
+        "_archived", "_classes", "_ends", "_index", "_last", "_names", "_others", "_parts",
+        "_run_starts", "_run_untils", "_sizes", "_sorted", "_sums", "_times", "directories", "key",
+        "newest", "oldest",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -51,6 +52,7 @@ class Columns:
         self._parts = array("H")  # of the ETag; 0 when it is no multipart upload's
         self._others: dict[int, str] = {}  # ETags that are no MD5 sums
         self._classes: dict[int, str] = {}
+        self._archived: set[int] = set()
         self._last = b""
         self._sorted = True
         self._index: dict[bytes, int] | None = None
@@ -59,6 +61,7 @@ class Columns:
         self._run_untils = array("d")
         self.oldest = math.inf
         self.newest = -math.inf
+        self.directories = 0
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -84,6 +87,7 @@ class Columns:
         self._names += encoded
         self._ends.append(len(self._names))
         if info is None:
+            self.directories += 1
             self._put(_DIRECTORY, _NO_SUM, 0, 0)
             return
         md5 = _MD5.fullmatch(info.etag)
@@ -94,6 +98,8 @@ class Columns:
             self._put(parts, bytes.fromhex(md5[1]), info.size, info.mtime)
         if info.storage_class:
             self._classes[row] = info.storage_class
+        if info.archived:
+            self._archived.add(row)
 
     def _put(self, parts: int, md5: bytes, size: int, mtime: int) -> None:
         self._parts.append(parts)
@@ -129,6 +135,7 @@ class Columns:
                 self._times[row],
                 self._etag(row),
                 self._classes.get(row, ""),
+                row in self._archived,
             )
         )
 

@@ -10,11 +10,13 @@ __all__ = ["ABSENT", "Entry", "Known"]
 class Entry(NamedTuple):
     """What a name stands for: a file (`info` is its object), or a directory.
 
-    A directory's `info` is its marker, None when it only exists because keys begin with it.
+    A directory's `info` is its marker, None when it only exists because keys begin with it, or
+    when that is not known: `unmarked` tells that there is none.
     """
 
     directory: bool
     info: ObjectInfo | None
+    unmarked: bool = False
 
     @classmethod
     def file(cls, info: ObjectInfo) -> "Entry":
@@ -22,9 +24,9 @@ class Entry(NamedTuple):
         return cls(directory=False, info=info)
 
     @classmethod
-    def folder(cls, marker: ObjectInfo | None = None) -> "Entry":
+    def folder(cls, marker: ObjectInfo | None = None, *, unmarked: bool = False) -> "Entry":
         """Return the entry of a directory."""
-        return cls(directory=True, info=marker)
+        return cls(directory=True, info=marker, unmarked=unmarked)
 
 
 class Known(NamedTuple):

@@ -18,6 +18,7 @@ from fuse_s3_worker.cache.entries import ABSENT, Entry, Known
 __all__ = ["Listed", "Metadata"]
 
 _NAMES_MAX = 1_000_000  # held at once; the directories not used for longest are forgotten first
+_NAMES_COUNTED = 1_000  # changes in a directory, beyond which its directories are not counted
 _UNKNOWN = Entry(directory=False, info=None)  # in place of an entry: ask the store
 
 
@@ -158,6 +159,39 @@ class Metadata:
         """Return what was listed of a directory last, which may be out of date."""
         directory = self._directories.get(key)
         return directory.columns if directory is not None else None
+
+    def row(self, key: str, name: str) -> int | None:
+        """Return the row of a name in what was listed of its directory."""
+        directory = self._directories.get(key)
+        if directory is None or directory.columns is None:
+            return None
+        row = directory.columns.find(name)
+        return row if row is not None and row < directory.rows else None
+
+    def names_in(self, key: str, start: int, end: int) -> Iterator[tuple[str, Entry]]:
+        """Yield the names in rows [start, end) with what is known of them now."""
+        directory = self._directories.get(key)
+        if directory is None or directory.columns is None:
+            return
+        for row in range(start, min(end, directory.rows)):
+            name = directory.columns.name(row).decode("utf-8", "surrogatepass")
+            known = self.get(key, name)
+            if known is not None and known.entry is not None:
+                yield name, known.entry
+
+    def subdirectories(self, key: str) -> int | None:
+        """Return how many directories are in one; None when it is not known as a whole."""
+        directory = self._directories.get(key)
+        if self.listing(key) is None or directory is None or directory.columns is None:
+            return None
+        if len(directory.names) > _NAMES_COUNTED:
+            return None
+        count = directory.columns.directories
+        for name, known in directory.names.items():
+            row = directory.columns.find(name)
+            was = row is not None and directory.columns.is_directory(row)
+            count += bool(known.entry and known.entry.directory) - was
+        return count
 
     def populated(self, key: str) -> bool:
         """Tell whether a directory is known as a whole, and known to have something in it."""

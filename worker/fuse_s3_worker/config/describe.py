@@ -30,6 +30,8 @@ _HELPER_ROWS = (
          "credentials file of the AWS CLI; read as root"),
     _Row("config_file", "an absolute path", "~/.aws/config",
          "configuration file of the AWS CLI; read as root"),
+    _Row("sse_c_key_file", "an absolute path", "no such keys",
+         "your own encryption keys (SSE-C), the first of them for new objects; read as root"),
     _Row("ca_bundle", "an absolute path", "the system's certificates",
          "PEM file of the certificates to trust", ("ca-bundle",)),
     _Row("log_file", "an absolute path", "the journal, or syslog",

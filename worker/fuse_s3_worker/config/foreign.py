@@ -9,6 +9,8 @@ __all__ = ["NO_EFFECT", "REFUSED"]
 _BY_ITSELF = "done by itself"
 _NO_SUCH_CACHE = "there is no such cache here"
 _ALWAYS_ON = "always so here"
+_FOUND_OUT = "found out"
+_COPIES = "by one request up to 5 GiB, by parts above"
 _NOT_HERE = "this version has no such thing"
 
 NO_EFFECT: dict[str, str] = {
@@ -21,10 +23,8 @@ NO_EFFECT: dict[str, str] = {
     "listobjectsv2": _ALWAYS_ON,
     "compat_dir": "implicit directories are always seen",
     "notsup_compat_dir": "implicit directories are always seen",
-    "complement_stat": "implicit directories are always seen",
-    "mime": _NOT_HERE,
-    "default_acl": _NOT_HERE,
-    "use_xattr": _NOT_HERE,
+    "complement_stat": "what an object does not keep is shown as uid=, gid= and umask= say",
+    "mime": "see content_type",
     "use_cache": _NOT_HERE,
     "check_cache_dir_exist": _NO_SUCH_CACHE,
     "del_cache": _NO_SUCH_CACHE,
@@ -46,13 +46,13 @@ NO_EFFECT: dict[str, str] = {
     "nodnscache": _NO_SUCH_CACHE,
     "nosscache": _NO_SUCH_CACHE,
     "nomixupload": _NOT_HERE,
-    "nocopyapi": _NOT_HERE,
+    "nocopyapi": _FOUND_OUT,
     "norenameapi": _NOT_HERE,
     "nomultipart": _BY_ITSELF,
-    "multipart_copy_size": _NOT_HERE,
+    "multipart_copy_size": _COPIES,
     "multipart_threshold": "a file of more than one part",
-    "putheader_mp_threshold": _NOT_HERE,
-    "singlepart_copy_limit": _NOT_HERE,
+    "putheader_mp_threshold": _COPIES,
+    "singlepart_copy_limit": _COPIES,
     "streamupload": _ALWAYS_ON,
     "enable_content_md5": "see upload_checksum",
     "enable_unsigned_payload": "over https payloads are not signed, over http they are",
@@ -81,9 +81,8 @@ NO_EFFECT: dict[str, str] = {
     "max-threads": "one event loop does it all",
     "maximum-throughput-gbps": "see max_connections",
     "read-part-size": "read-ahead finds its own sizes",
-    "infer-content-type": _NOT_HERE,
     "user-agent-prefix": _NOT_HERE,
-    "bucket-type": "found out",
+    "bucket-type": _FOUND_OUT,
     "log-directory": "see log_file",
     "log-metrics": _NOT_HERE,
     "debug-crt": "see log_level",
@@ -105,7 +104,7 @@ REFUSED: dict[str, str] = {
     "secret_access_key": _KEY_IN_OPTIONS,
     "session_token": _KEY_IN_OPTIONS,
     "sigv2": "signature version 2 is not spoken: leave it out if the server knows version 4",
-    "load_sse_c": "customer-provided keys are not supported by this version",
+    "load_sse_c": "give the file as sse_c_key_file=, and say in sse= how new objects are encrypted",
     "ahbe_conf": "extra headers are not supported by this version",
     "ssl_client_cert": "client certificates are not supported by this version",
     "proxy": "set HTTPS_PROXY or HTTP_PROXY in the environment",

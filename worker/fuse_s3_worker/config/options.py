@@ -63,7 +63,11 @@ _LOG_WORDS = {
     **dict.fromkeys(("inf", "information"), "info"),
     "dbg": "debug",
 }
-_SSE_WORDS = {"1": "AES256", "": "AES256", "kmsid": "aws:kms", "k": "aws:kms"}
+_SSE_WORDS = {
+    **dict.fromkeys(("1", ""), "AES256"),
+    **dict.fromkeys(("kmsid", "k"), "aws:kms"),
+    **dict.fromkeys(("custom", "c"), "customer"),
+}
 _RRS_WORDS = {"1": "REDUCED_REDUNDANCY", "": "REDUCED_REDUNDANCY", "0": "STANDARD"}
 
 
@@ -103,6 +107,13 @@ class Settings(BaseModel):
         Field(description="permission bits of directories, instead of 0777 without umask"),
         Option("octal, 0 to 0777", "from umask"),
     ] = None
+    posix: Annotated[
+        YesNo,
+        Field(
+            description="keep modes, owners, times, links and attributes in metadata, as s3fs does"
+        ),
+        Option("yes or no", "no", (Alias("use_xattr"),)),
+    ] = False
     prefix: Annotated[
         str,
         Field(description="mount only the keys below this prefix"),
@@ -182,11 +193,11 @@ class Settings(BaseModel):
         ),
     ] = ""
     sse: Annotated[
-        Literal["", "AES256", "aws:kms", "aws:kms:dsse"],
+        Literal["", "AES256", "aws:kms", "aws:kms:dsse", "customer"],
         Field(description="server-side encryption of new objects"),
         Option(
-            "AES256, aws:kms or aws:kms:dsse",
-            "the bucket's",
+            "AES256, aws:kms, aws:kms:dsse or customer",
+            "customer with sse_c_key_file, else the bucket's",
             (Alias("use_sse", lambda value: _SSE_WORDS.get(value.partition(":")[0], value)),),
         ),
     ] = ""
@@ -195,6 +206,33 @@ class Settings(BaseModel):
         Field(pattern=r"^[!-~]*$", description="key for sse=aws:kms and aws:kms:dsse"),
         Option("key id or ARN", "the account's", (Alias("use_sse", _key_of_use_sse),)),
     ] = ""
+    acl: Annotated[
+        Literal[
+            "",
+            "private",
+            "public-read",
+            "public-read-write",
+            "authenticated-read",
+            "aws-exec-read",
+            "bucket-owner-read",
+            "bucket-owner-full-control",
+            "log-delivery-write",
+        ],
+        Field(description="canned access control list of what is stored, S3's and not POSIX's"),
+        Option("a canned ACL", "the store's", (Alias("default_acl"),)),
+    ] = ""
+    content_type: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|off|[!-~]+/[!-~]+(; *[!-~]+)*)$",
+            description="content type of new objects; auto is by the suffix of the name",
+        ),
+        Option(
+            "auto, off or a type such as text/plain",
+            "auto",
+            (Alias("infer-content-type", _constant("auto")),),
+        ),
+    ] = "auto"
     part_size: Annotated[
         Size,
         Field(ge=5 * MIB, le=5 * GIB, description="bytes of a multipart upload's first parts"),

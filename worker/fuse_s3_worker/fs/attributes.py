@@ -24,6 +24,7 @@ class Attributes(NamedTuple):
     mtime: int
     ctime: int
     blksize: int = _BLKSIZE
+    rdev: int = 0
 
 
 class Overrides(NamedTuple):
@@ -53,6 +54,8 @@ class Ownership(NamedTuple):
             kind, mode = stat.S_IFDIR, self.dir_mode
         # Of a directory, a listing tells neither the time nor the size of its marker.
         info = None if node.is_directory else node.info
+        if info is not None and info.archived:
+            mode = 0  # nobody can read it before it is restored
         mtime = info.mtime if info else self.mounted_at
         size = info.size if info else 0
         if node.upload is not None and node.upload.failed is None:

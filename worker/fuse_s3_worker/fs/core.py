@@ -4,15 +4,17 @@ import asyncio
 import errno
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
-from fuse_s3_worker.fs.attributes import Attributes, Ownership
+from fuse_s3_worker.fs.attributes import Attributes
 from fuse_s3_worker.fs.beginnings import Beginnings
 from fuse_s3_worker.fs.claims import Claims
+from fuse_s3_worker.fs.inodes import Inodes
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
@@ -25,6 +27,8 @@ from fuse_s3_worker.transfer.writer import Writers
 __all__ = ["Core", "Found", "Kernel"]
 
 _log = logging.getLogger(__name__)
+
+_TOLD_MAX = 1_000  # directories of which it was told that they have archived objects
 
 
 class Kernel(Protocol):
@@ -49,14 +53,14 @@ class Core:
         self,
         store: ObjectStore,
         metadata: Metadata,
-        ownership: Ownership,
+        inodes: Inodes,
         readers: Readers,
         writers: Writers,
         prefix: str,
     ) -> None:
         self.store = store
         self.metadata = metadata
-        self.ownership = ownership
+        self.inodes = inodes
         self.readers = readers
         self.writers = writers
         self.beginnings = Beginnings(readers.pool)
@@ -65,6 +69,7 @@ class Core:
         self.claims = Claims()
         self.recovery: Recovery | None = None
         self.kernel: Kernel | None = None
+        self._told: OrderedDict[str, None] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
 
     # -- what an earlier worker left ------------------------------------------------------------
@@ -118,18 +123,23 @@ class Core:
     def found(self, node: Node, seconds: float | None = None) -> Found:
         """Describe `node`; by default for a whole lifetime."""
         now = time.monotonic()
-        attributes = self.ownership.of(node, now)
+        attributes = self.inodes.of(node, now)
+        if node.info is not None and node.info.archived:
+            self.note_archived(node)
         seconds = self.metadata.lifetime if seconds is None else seconds
-        if node.overrides is not None:  # what is not kept is not shown any longer, either
-            seconds = min(seconds, node.overrides.until - now)
-        return Found(node, attributes, seconds)
+        return Found(node, attributes, self.inodes.seconds(node, seconds, now))
 
     def settle(self, parent: Node, name: str, entry: Entry) -> Node:
         """Return the node of `name` as `entry` describes it now."""
         node = self.nodes.child(parent, name, directory=entry.directory)
-        if not node.local and not self.update(node, entry.info):
+        if node.local:
+            return node
+        if not self.inodes.fits(node, entry):
+            self.nodes.detach(node)
             node = self.nodes.child(parent, name, directory=entry.directory)
-            node.info = entry.info
+        if not self.update(node, entry.info):
+            node = self.nodes.child(parent, name, directory=entry.directory)
+            self.update(node, entry.info)
         return node
 
     def update(self, node: Node, info: ObjectInfo | None) -> bool:
@@ -142,6 +152,7 @@ class Core:
             self.nodes.detach(node)
             return False
         node.info = info
+        self.inodes.settled(node)
         return True
 
     def local(self, parent: Node, name: str) -> Node | None:
@@ -174,9 +185,12 @@ class Core:
         Raises:
             FileSystemError: ESTALE, it is not there any more, or has become something else.
         """
-        if node.id == ROOT_ID or node.local or node.parent is None or node.gone:
+        if node.id == ROOT_ID:
+            await self.inodes.learn_root(node)
+        if node.local or node.parent is None or node.gone:
             return self.found(node)
         known = await self.look_at(node, reads=reads)
+        known = await self.inodes.learn(node.parent.key, node.name, known)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
         before, info = node.info, known.entry.info
@@ -191,6 +205,34 @@ class Core:
         if node.local or self.update(node, info):
             return self.found(node, seconds)
         return self.found(node)  # what it was, to those who have it open
+
+    def check_not_archived(self, node: Node) -> None:
+        """See that a file can be read.
+
+        Raises:
+            FileSystemError: EACCES, it has to be restored first; the message says how.
+        """
+        if node.info is not None and node.upload is None:
+            self.check_not_archived_info(node.info)
+
+    def check_not_archived_info(self, info: ObjectInfo) -> None:
+        """Do the same for an object."""
+        if info.archived:
+            raise FileSystemError(errno.EACCES, self.advice(info), logging.WARNING)
+
+    def note_archived(self, node: Node) -> None:
+        """Say once for a directory, by an example, why files in it have no permissions."""
+        info, parent = node.info, node.parent
+        if info is None or not info.archived or parent is None or parent.key in self._told:
+            return
+        self._told[parent.key] = None
+        if len(self._told) > _TOLD_MAX:
+            self._told.popitem(last=False)
+        event(_log, logging.WARNING, "archived", {"key": info.key, "advice": self.advice(info)})
+
+    def advice(self, info: ObjectInfo) -> str:
+        """Say how an object is brought back from an archive."""
+        return f"{info.key!r} is archived, restore it: {self.store.how_to_restore(info.key)}"
 
     # -- work in the background -----------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.inodes import DT_DIR, Inodes
 from fuse_s3_worker.fs.listing import Listing
 from fuse_s3_worker.fs.nodes import InodeNumbers, Node
 from fuse_s3_worker.fs.walks import Walks
@@ -16,7 +17,6 @@ from fuse_s3_worker.fs.walks import Walks
 __all__ = ["Directories", "DirectoryEntry"]
 
 _DOTS = 2  # "." and ".." come first, at offsets 0 and 1
-_DT_REG, _DT_DIR = 8, 4  # dirent.h
 
 
 class _OpenDirectory:
@@ -111,6 +111,13 @@ class Directories:
             opened.listing.close()
             self._core.nodes.unpin(opened.node)
 
+    def node_of(self, number: int) -> Node:
+        """Return the directory that was opened."""
+        opened = self._open.get(number)
+        if opened is None:
+            raise FileSystemError(errno.EBADF, f"no open directory {number}")
+        return opened.node
+
     async def entries(self, number: int, offset: int) -> AsyncGenerator[DirectoryEntry, None]:
         """Yield records from `offset` on, fetching as it goes; stop when there is enough.
 
@@ -131,14 +138,14 @@ class Directories:
         parent = node.parent or node
         for at, (name, dot) in enumerate(((b".", node), (b"..", parent))):
             if offset <= at:
-                yield DirectoryEntry(name, at + 1, dot.ino, _DT_DIR)
-        listing, inode = opened.listing, InodeNumbers(node.key)
+                yield DirectoryEntry(name, at + 1, dot.ino, DT_DIR)
+        core, listing, inode = self._core, opened.listing, InodeNumbers(node.key)
         place = max(offset - _DOTS, 0)
         while True:
             await listing.reach(place)
             if place >= len(listing):
                 return
-            for record in _records(listing, inode, place):
+            for record in _records(listing, inode, place, core.inodes):
                 yield record
             place = len(listing)
 
@@ -146,7 +153,7 @@ class Directories:
         """Return the node of a record, which the kernel will know from now on.
 
         What is known of the name by now counts, not what the listing said: this mount may have
-        changed it since. None: it is not there any more.
+        changed it since. None: it is not there any more, or not all is known of it.
         """
         opened = self._open[number]
         node, listing = opened.node, opened.listing
@@ -158,7 +165,8 @@ class Directories:
         if known is None:
             listed = listing.named(place)
             known = Known(listed[1] if listed else None, 0.0)
-        if known.entry is None:
+        ready = self._core.inodes.ready(node.key, name, known.entry, listed=True)
+        if known.entry is None or not ready:
             return None
         return self._core.found(self._core.settle(node, name, known.entry), known.seconds_left)
 
@@ -190,12 +198,14 @@ class Directories:
         self._walks.close()
 
 
-def _records(listing: Listing, inode: InodeNumbers, place: int) -> Iterator[DirectoryEntry]:
+def _records(
+    listing: Listing, inode: InodeNumbers, place: int, inodes: Inodes
+) -> Iterator[DirectoryEntry]:
     """Yield the records of what was fetched, from one place on."""
     while place < len(listing):
         found = listing.peek(place)
         place += 1
         if found is not None:
             name, directory = found
-            kind = _DT_DIR if directory else _DT_REG
+            kind = inodes.kind(listing, place - 1, directory=directory)
             yield DirectoryEntry(name, place + _DOTS, inode.of(name, directory=directory), kind)

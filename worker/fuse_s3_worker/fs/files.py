@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
 from fuse_s3_worker.fs.writeback import WriteBack
@@ -82,6 +83,8 @@ class Files:
             truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
             reads = flags & os.O_ACCMODE == os.O_RDONLY
             await self._refresh(node, truncates=truncates, reads=reads)
+            if not truncates:
+                self._core.check_not_archived(node)
             if truncates:
                 async with self._core.claims.changing(node):
                     await self._upload(node).truncate(0)
@@ -96,20 +99,22 @@ class Files:
         if node.upload is None:
             await core.refresh(node, reads=reads)
         if truncates and node.upload is None and node.being_read and not node.gone:
+            async with core.claims.changing(node):
+                await core.inodes.flush(node)
             core.nodes.detach(node)  # who reads it goes on with what it was
         if node.gone and not node.unlinked:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is another file now")
 
     async def create(
-        self, parent_id: int, name: bytes, flags: int, pid: int
+        self, parent_id: int, name: bytes, flags: int, pid: int, made: Made | None = None
     ) -> tuple[Found, Opened]:
         """Make a file and open it; it is seen here at once, and in the bucket when it is closed."""
         core = self._core
         async with core.claims.changing(core.directory(parent_id)):
-            return await self._create(core.directory(parent_id), name, flags, pid)
+            return await self._create(core.directory(parent_id), name, flags, pid, made)
 
     async def _create(
-        self, parent: Node, name: bytes, flags: int, pid: int
+        self, parent: Node, name: bytes, flags: int, pid: int, made: Made | None
     ) -> tuple[Found, Opened]:
         core = self._core
         text = core.name(parent, name)
@@ -122,6 +127,8 @@ class Files:
         if node.upload is None:
             node.info = None
             node.upload = core.writers.begin(node.key)
+            if made is not None:
+                core.inodes.made(node, parent, made)
         else:
             await node.upload.truncate(0)
         try:
@@ -149,7 +156,7 @@ class Files:
         kept = etag is not None and etag == node.cached_etag
         if not kept:
             node.cached_etag = None  # the kernel drops its pages when it sees that
-        return Opened(number, kept, not handle.writes)
+        return Opened(number, kept, not (handle.writes or self._core.inodes.late))
 
     def _upload(self, node: Node) -> FileWriter:
         """Return the writing of a node, which goes on from what the bucket has."""
@@ -238,6 +245,10 @@ class Files:
             core.kernel.invalidate(node.id)
         return info
 
+    def node_of(self, number: int) -> Node:
+        """Return the node that a handle was opened on."""
+        return self.handle(number).node
+
     def interrupt(self, unique: int) -> bool:
         """Give up a READ that waits; tell whether there was one."""
         streams = (handle.stream for handle in self._handles.values() if handle.stream)
@@ -322,13 +333,16 @@ class Files:
         if handle.opener is not None and not handle.opener.leaves_to(pid):
             async with self._core.claims.changing(handle.node):
                 await self._settle(handle.node)
+        self._core.inodes.check(handle.node)
 
     async def fsync(self, number: int) -> None:
-        """Make what was written visible, and return when the store has it."""
+        """Make what was written and set visible, and return when the store has it."""
         handle = self.handle(number)
-        if handle.writes:
-            async with self._core.claims.changing(handle.node):
+        async with self._core.claims.changing(handle.node):
+            if handle.writes:
                 await self.store(handle.node)
+            await self._core.inodes.flush(handle.node)
+        self._core.inodes.check(handle.node)
 
     async def release(self, number: int) -> None:
         """The last descriptor is closed; nobody waits for this."""
@@ -387,6 +401,7 @@ class Files:
         if upload is None:
             return
         await upload.close()
+        self._core.inodes.upload_ended(node)
         if upload.failed is None and not upload.dirty:
             return
         node.cached_etag = None
@@ -408,6 +423,7 @@ class Files:
         if node.cached_etag == original.etag:
             node.cached_etag = made.etag
         node.info = made
+        self._core.inodes.moved(node)
         for handle in self._of(node) if node.readers else ():
             if handle.stream is not None and same_version(handle.stream.info, original):
                 handle.stream.end_move(made)

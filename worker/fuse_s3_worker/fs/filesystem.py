@@ -5,7 +5,6 @@ the others are coroutines. Both raise `ServeError`, which has the errno. Nothing
 kernel's protocol, so all of it runs in tests without a kernel.
 """
 
-import time
 from typing import NamedTuple
 
 from fuse_s3_worker.cache.metadata import Metadata
@@ -13,11 +12,15 @@ from fuse_s3_worker.fs.attributes import Overrides, Ownership
 from fuse_s3_worker.fs.core import Core, Found, Kernel
 from fuse_s3_worker.fs.directories import Directories
 from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
+from fuse_s3_worker.fs.plain import Plain
+from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.ranges import Ranges
 from fuse_s3_worker.fs.renames import Renames
 from fuse_s3_worker.fs.treerename import Moving, TreeRenames
+from fuse_s3_worker.fs.xattrs import Xattrs
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.copying import Copier
 from fuse_s3_worker.transfer.readstream import Readers
@@ -52,23 +55,32 @@ class FileSystem:
         ranges: holes, zeros and copies.
         directories: listing.
         renames: giving other names.
+        links: links and special files; None where they are not kept.
+        xattrs: extended attributes; None where they are not kept.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  every part of a mount
         self,
         store: ObjectStore,
         metadata: Metadata,
-        ownership: Ownership,
+        shown: Ownership | Posix,
         readers: Readers,
         writers: Writers,
         prefix: str = "",
         moving: Moving | None = None,
     ) -> None:
-        self._core = core = Core(store, metadata, ownership, readers, writers, prefix)
+        inodes = shown if isinstance(shown, Posix) else Plain(shown, metadata.lifetime)
+        self._core = core = Core(store, metadata, inodes, readers, writers, prefix)
         self.names = Namespace(core)
         self.files = Files(core)
         self.ranges = Ranges(core, self.files)
         self.directories = Directories(core)
+        self.links: Links | None = None
+        self.xattrs: Xattrs | None = None
+        if isinstance(inodes, Posix):
+            inodes.attach(core)
+            self.links = Links(core, self.names, inodes)
+            self.xattrs = Xattrs(core, inodes)
         moving = moving or Moving()
         copier = Copier(
             store,
@@ -89,10 +101,14 @@ class FileSystem:
         """Describe a node out of what is known; None when the store has to be asked."""
         core = self._core
         node = core.node(node_id)
+        if node.parent is None and not core.inodes.root_ready(node):
+            return None
         if node.parent is None or node.local or node.gone:
             return core.found(node)
         known = core.resolver.known(node.parent.key, node.name)
         if known is None or known.entry is None or known.entry.directory != node.is_directory:
+            return None
+        if not core.inodes.ready(node.parent.key, node.name, known.entry):
             return None
         return core.found_as(node, known.entry.info, known.seconds_left)
 
@@ -101,17 +117,25 @@ class FileSystem:
         return await self._core.refresh(self._core.node(node_id))
 
     async def setattr(self, node_id: int, size: int | None, overrides: Overrides | None) -> Found:
-        """Set the size of a file; mode, owner and times are shown for a lifetime and not kept."""
+        """Set the size of a file, and mode, owner and times."""
         core = self._core
         node = core.node(node_id)
         if size is not None:
             await self.files.truncate(node, size)
         if overrides is not None:
-            earlier = node.overrides._asdict() if node.overrides else {}
-            fresh = {name: v for name, v in overrides._asdict().items() if v is not None}
-            fresh["until"] = time.monotonic() + core.metadata.lifetime
-            node.overrides = Overrides(**(earlier | fresh))
+            await core.inodes.change(node, overrides)
         return core.found(node)
+
+    def kill_privileges(self, node_id: int) -> None:
+        """Take setuid and setgid away: somebody without rights to set them changes the file."""
+        self._core.inodes.kill_privileges(self._core.node(node_id))
+
+    async def fsyncdir(self, number: int) -> None:
+        """Return when the store has what was set of an open directory.
+
+        Names are there when they are made.
+        """
+        await self._core.inodes.flush(self.directories.node_of(number))
 
     def statfs(self) -> VolumeSize:
         """Describe the volume."""
@@ -152,3 +176,4 @@ class FileSystem:
         await self.files.close()
         self.names.hurry()
         await self._core.drain()
+        await self._core.inodes.close()

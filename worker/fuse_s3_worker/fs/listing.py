@@ -237,6 +237,8 @@ class Listing:
             name = prefix[start:].removesuffix("/")
             if nameable(name):
                 held[name] = None, until
+            elif prefix == "/":
+                pass  # where attributes of a bucket's root are kept
             else:
                 self._skipped += 1
         self._rows.hear(until)

@@ -183,20 +183,21 @@ class Resolver:
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if (first := below.result()) is not None:
-            return Entry.folder(first if first.key == f"{key}/" else None)
+            marked = first.key == f"{key}/"
+            return Entry.folder(first if marked else None, unmarked=not marked)
         info = head.result()
         return ABSENT if info is None else Entry.file(info)
 
     async def _peek(self, key: str) -> ObjectInfo | None:
         """Describe an object and keep its first bytes, which are going to be read."""
         try:
-            info, data = await self._store.peek(key, SMALL)
+            head, data = await self._store.peek(key, SMALL)
         except StoreError as error:
             if error.fault is Fault.NOT_FOUND:
                 return None
             return await self._head(key)  # it is empty, or archived, or has no permission to read
-        self._beginnings.keep(info, data)
-        return info
+        self._beginnings.keep(head.info, data)
+        return head.info
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:

@@ -4,18 +4,20 @@ import asyncio
 import errno
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.names import DIRECTORY_TYPE, can_be_directory
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
 
-__all__ = ["Namespace"]
+__all__ = ["Namespace", "keys_stay"]
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _KEEP_AFTER = 1.0  # seconds until a directory that may have become empty is looked after
 _EMPTY = Body((), 0)
@@ -31,18 +33,23 @@ class _Keeper(NamedTuple):
     ended: asyncio.Event
 
 
-_Change = Callable[["Namespace", int, bytes], Coroutine[Any, Any, _T]]
+class _HasCore(Protocol):
+    _core: Core
 
 
-def _keys_stay(change: _Change[_T]) -> _Change[_T]:
+_H = TypeVar("_H", bound=_HasCore)
+_Change = Callable[Concatenate[_H, int, _P], Coroutine[Any, Any, _T]]
+
+
+def keys_stay(change: _Change[_H, _P, _T]) -> _Change[_H, _P, _T]:
     """Have the directory that a change is made in keep its key meanwhile; see `claims`."""
 
-    @functools.wraps(change)
-    async def claimed(self: "Namespace", parent_id: int, name: bytes) -> _T:
+    async def claimed(self: _H, parent_id: int, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         core = self._core
         async with core.claims.changing(core.directory(parent_id)):
-            return await change(self, parent_id, name)
+            return await change(self, parent_id, *args, **kwargs)
 
+    functools.update_wrapper(claimed, change)
     return claimed
 
 
@@ -68,7 +75,9 @@ class Namespace:
         if (node := core.local(parent, text)) is not None:
             return core.found(node)
         known = core.resolver.known(parent.key, text)
-        return None if known is None else self._settled(parent, text, known.entry, known[1])
+        if known is None or not core.inodes.ready(parent.key, text, known.entry):
+            return None
+        return self._settled(parent, text, known.entry, known.seconds_left)
 
     async def lookup(self, parent_id: int, name: bytes) -> Found | float:
         """Look `name` up; the same, but it always knows.
@@ -80,6 +89,7 @@ class Namespace:
         parent = core.directory(parent_id)
         text = core.name(parent, name)
         known = await core.look(parent, text)
+        known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
             return core.found(node)  # made while the store was asked
         return self._settled(parent, text, known.entry, known.seconds_left)
@@ -93,8 +103,8 @@ class Namespace:
 
     # -- making ---------------------------------------------------------------------------------
 
-    @_keys_stay
-    async def mkdir(self, parent_id: int, name: bytes) -> Found:
+    @keys_stay
+    async def mkdir(self, parent_id: int, name: bytes, made: Made | None = None) -> Found:
         """Make a directory: write its marker.
 
         Raises:
@@ -102,10 +112,12 @@ class Namespace:
             StoreError: the marker cannot be written.
         """
         core = self._core
-        parent, text, vacant_until = await self._vacant(parent_id, name)
+        parent, text, vacant_until = await self.vacant(parent_id, name)
         if not can_be_directory(parent.key + text):
             raise FileSystemError(errno.ENAMETOOLONG, "no room for a slash behind this key")
         node = core.nodes.child(parent, text, directory=True)
+        if made is not None:
+            core.inodes.made(node, parent, made)
         changes = core.metadata.changes(node.key)
         try:
             await self._write_marker(node)
@@ -116,16 +128,16 @@ class Namespace:
         core.metadata.learn_empty(node.key, vacant_until, changes)
         return core.found(node)
 
-    @_keys_stay
+    @keys_stay
     async def mknod(self, parent_id: int, name: bytes) -> Found:
         """Make an empty file."""
         core = self._core
-        parent, text, _ = await self._vacant(parent_id, name)
+        parent, text, _ = await self.vacant(parent_id, name)
         info = await core.store.put(parent.key + text, _EMPTY)
         core.metadata.change(parent.key, text, Entry.file(info))
         return core.found(core.settle(parent, text, Entry.file(info)))
 
-    async def _vacant(self, parent_id: int, name: bytes) -> tuple[Node, str, float]:
+    async def vacant(self, parent_id: int, name: bytes) -> tuple[Node, str, float]:
         """Return a place for a new node that is free, and until when that is believed."""
         core = self._core
         parent = core.directory(parent_id)
@@ -144,7 +156,7 @@ class Namespace:
 
     # -- removing -------------------------------------------------------------------------------
 
-    @_keys_stay
+    @keys_stay
     async def unlink(self, parent_id: int, name: bytes) -> None:
         """Remove a file. One that is being written is there for those who have it open.
 
@@ -174,7 +186,7 @@ class Namespace:
             raise
         self._removed(parent, text)
 
-    @_keys_stay
+    @keys_stay
     async def rmdir(self, parent_id: int, name: bytes) -> None:
         """Remove an empty directory, which means its marker.
 

@@ -10,6 +10,7 @@ from fuse_s3_worker.fs.attributes import Overrides
 from fuse_s3_worker.store.types import ObjectInfo
 
 if TYPE_CHECKING:
+    from fuse_s3_worker.fs.record import Record
     from fuse_s3_worker.transfer.writer import FileWriter
 
 __all__ = ["ROOT_ID", "InodeNumbers", "Node", "Nodes", "inode_number"]
@@ -54,14 +55,15 @@ class Node:
         covers: it was never stored, and its name is still another's in the bucket, which it has
             replaced.
         gone: it was removed, or replaced by something that is not the same file any more.
+        record: what is kept of it beside its bytes, where such things are kept.
         unlinked: it was removed by this mount: what is still written to it leads nowhere.
         replaced: it was removed by a rename of another one to its name.
     """
 
     __slots__ = (
         "cached_etag", "children", "covers", "gone", "id", "info", "is_directory", "kept", "key",
-        "name", "nlookup", "overrides", "parent", "pins", "readers", "replaced", "unlinked",
-        "upload", "writers",
+        "name", "nlookup", "overrides", "parent", "pins", "readers", "record", "replaced",
+        "unlinked", "upload", "writers",
     )  # fmt: skip
 
     def __init__(self, node_id: int, parent: "Node | None", name: str, *, directory: bool) -> None:
@@ -74,6 +76,7 @@ class Node:
         self.info: ObjectInfo | None = None
         self.upload: FileWriter | None = None
         self.overrides: Overrides | None = None
+        self.record: Record | None = None
         self.cached_etag: str | None = None
         self.nlookup = 0
         self.pins = 0
@@ -150,6 +153,18 @@ class Nodes:
     def get(self, node_id: int) -> Node | None:
         """Return the node with this id."""
         return self._by_id.get(node_id)
+
+    def at(self, key: str) -> Node | None:
+        """Return the node that has the name of a key now; "/" is the root of a bucket."""
+        prefix = self.root.key
+        if key in {prefix, prefix or "/"}:
+            return self.root
+        if not key.startswith(prefix):
+            return None
+        node: Node | None = self.root
+        for name in key[len(prefix) :].removesuffix("/").split("/"):
+            node = node.children.get(name) if node is not None else None
+        return node if node is not None and node.key == key else None
 
     def child(self, parent: Node, name: str, *, directory: bool) -> Node:
         """Return the node of `name` in `parent`, a new one if there is none of that kind."""

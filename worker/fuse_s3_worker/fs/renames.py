@@ -142,6 +142,7 @@ class Renames:
             if upload is not None:
                 await upload.hold()
             await self._let_borrowers_take(move)
+            await self._core.inodes.flush(node)
             copied = await self._copy(move)
             await self._switch(move.source, move.target, node, copied)
             await self._delete_original(move, copied)

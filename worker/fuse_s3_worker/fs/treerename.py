@@ -90,6 +90,8 @@ class TreeRenames:
             for node in writing:
                 await _upload_of(node).hold()
             await self._core.writers.staging.about_to_change_below(move.node.key)
+            for node in move.node.tree():
+                await self._core.inodes.flush(node)
             await self._look(tree, move)
             until = await self._copy(tree)
             await self._directories.complete_below(move.node)
@@ -181,6 +183,7 @@ class TreeRenames:
         made = made or original._replace(key=node.key)
         if node.is_directory:
             node.info = made
+            self._core.inodes.moved(node)
             return node, None
         if node.upload is not None and node.upload.base is not None:
             base = made if same_version(node.upload.base, original) else None

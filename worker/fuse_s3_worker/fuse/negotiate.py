@@ -7,7 +7,7 @@ from fuse_s3_worker.fuse import abi
 from fuse_s3_worker.fuse.abi import InitFlag
 from fuse_s3_worker.fuse.requests import Init
 
-__all__ = ["WANTED", "Negotiated", "UnsupportedKernelError", "negotiate"]
+__all__ = ["WANTED", "WANTED_WITH_POSIX", "Negotiated", "UnsupportedKernelError", "negotiate"]
 
 _PAGE = 4096
 _MAX_BACKGROUND = 64  # read-ahead and writes the kernel may have in flight; its default is 12
@@ -22,13 +22,22 @@ WANTED = (
     | InitFlag.READDIRPLUS_AUTO  # ... where somebody looks at it
     | InitFlag.ASYNC_DIO  # O_DIRECT requests in parallel
     | InitFlag.PARALLEL_DIROPS  # lookups and listings of one directory in parallel
-    | InitFlag.HANDLE_KILLPRIV_V2  # no setuid bits here to clear: spares a GETXATTR a write
+    | InitFlag.HANDLE_KILLPRIV_V2  # setuid bits, if any, are cleared here: no GETXATTR a write
     | InitFlag.ABORT_ERROR  # an aborted connection reads ECONNABORTED, an unmounted one ENODEV
     | InitFlag.MAX_PAGES  # requests of FUSE_REQUEST_MAX
     | InitFlag.INIT_EXT  # the upper 32 flags
     | InitFlag.HAS_EXPIRE_ONLY  # entries can be expired without dropping what is below
     | InitFlag.NO_EXPORT_SUPPORT  # node ids are not good for NFS file handles
     | InitFlag.HAS_RESEND  # a later worker may ask for unanswered requests again
+)
+
+# What a mount takes that keeps modes, owners, links and attributes.
+WANTED_WITH_POSIX = (
+    WANTED
+    | InitFlag.DONT_MASK  # a default access control list goes before a umask
+    | InitFlag.POSIX_ACL  # the kernel checks access by lists
+    | InitFlag.CACHE_SYMLINKS  # a link that leads elsewhere is another node
+    | InitFlag.SETXATTR_EXT  # SETXATTR tells whether setgid has to go
 )
 
 
@@ -44,8 +53,8 @@ class Negotiated(NamedTuple):
     max_write: int
 
 
-def negotiate(init: Init) -> tuple[bytes, Negotiated | None]:
-    """Answer INIT.
+def negotiate(init: Init, wanted: InitFlag = WANTED) -> tuple[bytes, Negotiated | None]:
+    """Answer INIT, and take what is `wanted` of what is offered.
 
     Returns:
         The body of the reply, and what was agreed; None when the kernel shall ask again with
@@ -62,7 +71,7 @@ def negotiate(init: Init) -> tuple[bytes, Negotiated | None]:
         )
     agreed = Negotiated(
         minor=min(init.minor, abi.KERNEL_MINOR_VERSION),
-        flags=InitFlag(init.flags) & WANTED,
+        flags=InitFlag(init.flags) & wanted,
         max_write=FUSE_REQUEST_MAX,
     )
     return _encode(agreed.minor, agreed.flags, init.max_readahead), agreed

@@ -1,12 +1,14 @@
 """What is served: one row for each opcode, and ENOSYS for every other.
 
-The kernel remembers ENOSYS for most opcodes and does not ask again.
+The kernel remembers ENOSYS for most opcodes and does not ask again. LINK is in the table although
+nothing can have two names: the kernel would say EPERM for ENOSYS, which looks as if somebody else
+might.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fuse_s3_worker.fuse import requests
+from fuse_s3_worker.fuse import linking, requests
 from fuse_s3_worker.fuse.abi import Opcode
 
 __all__ = ["SERVED", "Row"]
@@ -20,7 +22,7 @@ class Row(NamedTuple):
     the caller may end it half done: looking and reading, never changing or closing.
     """
 
-    decode: Callable[[memoryview], requests.Message]
+    decode: Callable[[memoryview], requests.Message | linking.LinkingMessage]
     handler: str
     replies: bool = True
     interruptible: bool = False
@@ -31,17 +33,24 @@ SERVED: dict[int, Row] = {
     Opcode.FORGET: Row(requests.Forget.decode, "forget", replies=False),
     Opcode.GETATTR: Row(requests.Getattr.decode, "getattr", interruptible=True),
     Opcode.SETATTR: Row(requests.Setattr.decode, "setattr"),
+    Opcode.READLINK: Row(requests.Empty.decode, "readlink", interruptible=True),
+    Opcode.SYMLINK: Row(linking.Symlink.decode, "symlink"),
     Opcode.MKNOD: Row(requests.Mknod.decode, "mknod"),
     Opcode.MKDIR: Row(requests.Mkdir.decode, "mkdir"),
     Opcode.UNLINK: Row(requests.Named.decode, "unlink"),
     Opcode.RMDIR: Row(requests.Named.decode, "rmdir"),
     Opcode.RENAME: Row(requests.Rename.decode, "rename"),
+    Opcode.LINK: Row(linking.Link.decode, "link"),
     Opcode.OPEN: Row(requests.Open.decode, "open", interruptible=True),
     Opcode.READ: Row(requests.Read.decode, "read", interruptible=True),
     Opcode.WRITE: Row(requests.Write.decode, "write"),
     Opcode.STATFS: Row(requests.Empty.decode, "statfs"),
     Opcode.RELEASE: Row(requests.Release.decode, "release"),
     Opcode.FSYNC: Row(requests.Fsync.decode, "fsync"),
+    Opcode.SETXATTR: Row(linking.Setxattr.decode, "setxattr"),
+    Opcode.GETXATTR: Row(linking.Getxattr.decode, "getxattr", interruptible=True),
+    Opcode.LISTXATTR: Row(linking.Listxattr.decode, "listxattr", interruptible=True),
+    Opcode.REMOVEXATTR: Row(linking.Removexattr.decode, "removexattr"),
     Opcode.FLUSH: Row(requests.Flush.decode, "flush"),
     Opcode.INIT: Row(requests.Init.decode, "init"),
     Opcode.OPENDIR: Row(requests.Open.decode, "opendir"),

@@ -106,6 +106,11 @@ def copy_file_range_out(size: int) -> bytes:
     return abi.COPY_FILE_RANGE_OUT.pack(size)
 
 
+def getxattr_out(size: int) -> bytes:
+    """Answer GETXATTR and LISTXATTR when they ask for how many bytes there are."""
+    return abi.GETXATTR_OUT.pack(size, 0)
+
+
 class Statfs(NamedTuple):
     """struct fuse_kstatfs."""
 

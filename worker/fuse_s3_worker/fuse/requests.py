@@ -59,12 +59,20 @@ class Cursor:
 
     def name(self) -> bytes:
         """Return a NUL-terminated name: not empty, no slash."""
-        tail = bytes(self._body[self._at : self._at + NAME_MAX + 1])
-        name, nul, _ = tail.partition(b"\0")
-        if not nul or not name or b"/" in name:
-            raise MalformedRequestError(f"no name at byte {self._at} of the body")
-        self._at += len(name) + 1
+        at = self._at
+        name = self.string(NAME_MAX)
+        if b"/" in name:
+            raise MalformedRequestError(f"no name at byte {at} of the body")
         return name
+
+    def string(self, most: int) -> bytes:
+        """Return a NUL-terminated string of 1 to `most` bytes, whatever they are."""
+        tail = bytes(self._body[self._at : self._at + most + 1])
+        text, nul, _ = tail.partition(b"\0")
+        if not nul or not text:
+            raise MalformedRequestError(f"no string at byte {self._at} of the body")
+        self._at += len(text) + 1
+        return text
 
     def rest(self) -> memoryview:
         """Return what is left, without a copy."""
@@ -268,12 +276,12 @@ class Open(NamedTuple):
     """OPEN and OPENDIR: the flags of open(2) without O_CREAT, O_EXCL and O_NOCTTY."""
 
     flags: int
+    open_flags: int
 
     @classmethod
     def decode(cls, body: memoryview) -> Self:
         """Read the flags."""
-        flags, _ = exact(body, abi.OPEN_IN)
-        return cls(flags)
+        return cls(*exact(body, abi.OPEN_IN))
 
 
 class Create(NamedTuple):
@@ -282,16 +290,17 @@ class Create(NamedTuple):
     flags: int
     mode: int
     umask: int
+    open_flags: int
     name: bytes
 
     @classmethod
     def decode(cls, body: memoryview) -> Self:
         """Read the fields and the name."""
         cursor = Cursor(body)
-        flags, mode, umask, _ = cursor.fixed(abi.CREATE_IN)
+        flags, mode, umask, open_flags = cursor.fixed(abi.CREATE_IN)
         name = cursor.name()
         cursor.end()
-        return cls(flags, mode, umask, name)
+        return cls(flags, mode, umask, open_flags, name)
 
 
 class Read(NamedTuple):

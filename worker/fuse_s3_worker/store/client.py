@@ -5,27 +5,39 @@ Signing, sending, retrying and correcting are in `calls`; this module is the S3 
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.log import event
+from fuse_s3_worker.posix.headers import TAGGING_COUNT, for_copy, relevant
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.checksums import Algorithm, algorithm, md5_etag, multipart_etag
 from fuse_s3_worker.store.conditions import Conditions
+from fuse_s3_worker.store.contenttypes import content_type_of
+from fuse_s3_worker.store.encryption import Encryption
 from fuse_s3_worker.store.endpoint import is_directory_bucket
-from fuse_s3_worker.store.failures import request_id, server_time
-from fuse_s3_worker.store.moves import Kind, Moves, kept_headers
+from fuse_s3_worker.store.moves import Kind, Moves
 from fuse_s3_worker.store.ranges import BeginningReceiver, RangeReceiver
+from fuse_s3_worker.store.replies import (
+    begun,
+    completed,
+    copied,
+    copied_part,
+    described,
+    stored,
+)
+from fuse_s3_worker.store.rewriting import Rewriter
 from fuse_s3_worker.store.sigv4 import encode_path
 from fuse_s3_worker.store.types import (
     Body,
     Description,
     ListPage,
     MultipartUpload,
+    ObjectHead,
     ObjectInfo,
     PartResult,
     RangeSink,
@@ -36,8 +48,6 @@ __all__ = ["S3Store"]
 
 _log = logging.getLogger(__name__)
 
-_SECOND = 1_000_000_000
-_STORAGE_CLASS = "x-amz-storage-class"
 # Where S3 says that there is no such upload, Ceph says InternalError; the others are replies lost.
 _MAY_BE_DONE = frozenset(
     {
@@ -56,7 +66,13 @@ class S3Store:
     """
 
     def __init__(
-        self, caller: Caller, bucket: str, settings: Settings, *, address: str | None = None
+        self,
+        caller: Caller,
+        bucket: str,
+        settings: Settings,
+        *,
+        address: str | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         """Use a bucket at `address`; "" is Amazon's, whose ways are known."""
         self._call = caller.call
@@ -65,12 +81,17 @@ class S3Store:
         chosen = settings.upload_checksum
         self._checksum_name = {"auto": "crc64nvme", "off": ""}.get(chosen, chosen)
         self._new_object_headers = _new_object_headers(settings)
+        self._content_type = settings.content_type
+        self._encryption = encryption or Encryption(settings.sse, settings.sse_kms_key_id)
         self.address = address or ""
         self._amazon = address == ""
         self._conditions = Conditions(self.head, amazon=self._amazon)
         kind = Kind(amazon=self._amazon, directory_bucket=is_directory_bucket(bucket))
-        self._moves = Moves(caller, self.head, self._copy_source, kind)
+        self._moves = Moves(caller, self.head, self.copy_source, kind, self._encryption)
         self._copies = True
+        self._rewriter = Rewriter(
+            self, caller, self._conditions, self._encryption, small=settings.part_size
+        )
         caller.on_checksum_refused = self._do_without_checksum
 
     @property
@@ -81,19 +102,29 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo:
         """API: HeadObject."""
+        return (await self.describe(key)).info
+
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
+        """API: HeadObject."""
         try:
-            return await self._head(key)
+            return await self._head(key, urgent=urgent)
         except StoreError as error:
             if error.fault is not Fault.BAD_REQUEST:
                 raise
         # Of a key that has expired S3 says no more than 400 here: a HEAD has no document. A
         # listing is told the reason, and what can be put right is put right on the way.
         await self.list_page(key, max_keys=1)
-        return await self._head(key)
+        return await self._head(key, urgent=urgent)
 
-    async def _head(self, key: str) -> ObjectInfo:
-        request = Request("HeadObject", "HEAD", key)
-        return await self._caller.ask(request, lambda reply: _info(key, reply))
+    async def _head(
+        self, key: str, *, urgent: bool, headers: Mapping[str, str] | None = None
+    ) -> ObjectHead:
+        async def send(opened: dict[str, str]) -> ObjectHead:
+            asked = {**opened, **(headers or {})}
+            request = Request("HeadObject", "HEAD", key, headers=asked, urgent=urgent)
+            return await self._caller.ask(request, lambda reply: described(key, reply))
+
+        return await self._encryption.read(key, send)
 
     async def list_page(
         self,
@@ -115,7 +146,9 @@ class S3Store:
             query["delimiter"] = delimiter
         if token is not None:
             query["continuation-token"] = token
-        request = Request("ListObjectsV2", "GET", "", query)
+        # Else objects that were restored from an archive would look as if they were still there.
+        headers = {"x-amz-optional-object-attributes": "RestoreStatus"}
+        request = Request("ListObjectsV2", "GET", "", query, headers)
 
         async def attempt() -> ListPage:
             reply = await self._caller.attempt(request)
@@ -127,28 +160,35 @@ class S3Store:
 
         return await self._caller.retrier.run(attempt)
 
-    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+    async def peek(self, key: str, limit: int) -> tuple[ObjectHead, memoryview]:
         """API: GetObject with Range."""
-        headers = {"range": f"bytes=0-{limit - 1}"}
-        request = Request("GetObject", "GET", key, headers=headers, urgent=False)
 
-        async def attempt() -> tuple[ObjectInfo, memoryview]:
+        async def send(opened: dict[str, str]) -> tuple[ObjectHead, memoryview]:
+            headers = {"range": f"bytes=0-{limit - 1}"} | opened
+            request = Request("GetObject", "GET", key, headers=headers, urgent=False)
             beginning = BeginningReceiver(limit)
             reply = await self._caller.attempt(request, beginning)
-            return _info(key, reply)._replace(size=beginning.size), beginning.data
+            head = described(key, reply)
+            return head._replace(info=head.info._replace(size=beginning.size)), beginning.data
+
+        async def attempt() -> tuple[ObjectHead, memoryview]:
+            return await self._encryption.read(key, send)
 
         return await self._caller.retrier.run(attempt)
 
     async def get_range(self, key: str, etag: str, start: int, end: int, sink: RangeSink) -> None:
         """API: GetObject with If-Match and Range; resumes where an attempt was cut off."""
 
-        async def attempt() -> Reply:
+        async def send(opened: dict[str, str]) -> Reply:
             at = start + sink.filled
-            headers = {"range": f"bytes={at}-{end - 1}"}
+            headers = {"range": f"bytes={at}-{end - 1}"} | opened
             if etag:
                 headers["if-match"] = etag
             request = Request("GetObject", "GET", key, headers=headers, urgent=False)
             return await self._caller.attempt(request, RangeReceiver(sink, at, end, etag))
+
+        async def attempt() -> Reply:
+            return await self._encryption.read(key, send)
 
         await self._caller.retrier.run(attempt, progress=lambda: sink.filled)
 
@@ -161,17 +201,20 @@ class S3Store:
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
-        like: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """API: PutObject, with If-Match where it must replace a version."""
         checksum = self._checksum.of(body.pieces) if self._checksum else ""
+        asked = self.headers_of(key, headers, content_type)
 
         async def send(condition: dict[str, str]) -> ObjectInfo:
             request = Request("PutObject", "PUT", key, body=body, urgent=False)
-            request.headers = self._headers(content_type, like) | condition
+            request.headers = asked | condition
             if self._checksum:
                 request.checksums = {self._checksum.header: checksum}
-            return _stored(key, body.size, await self._call(request))
+            reply = await self._call(request)
+            self._encryption.verify(str(request), asked, reply.head.headers)
+            return stored(key, body.size, reply)
 
         try:
             return await self._conditions.run("PutObject", replaces, send)
@@ -191,21 +234,29 @@ class S3Store:
                 raise
 
     async def create_multipart(
-        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
     ) -> MultipartUpload:
         """API: CreateMultipartUpload."""
         request = Request("CreateMultipartUpload", "POST", key, {"uploads": ""})
-        request.headers = self._headers(content_type, like)
+        asked = request.headers = self.headers_of(key, headers, content_type)
         if self._checksum:
             request.checksums = {
                 "x-amz-checksum-algorithm": self._checksum.label,
                 "x-amz-checksum-type": "FULL_OBJECT",
             }
-        return await self._caller.ask(request, lambda reply: _begun(key, reply))
+        upload, replied = await self._caller.ask(request, lambda reply: begun(key, reply))
+        self._encryption.begun(upload.upload_id, asked)
+        try:
+            self._encryption.verify(str(request), asked, replied)
+        except StoreError:
+            await self.abort_multipart(upload)
+            raise
+        return upload
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         """API: UploadPart."""
         request = Request("UploadPart", "PUT", upload.key, _part_query(upload, number), body=body)
+        request.headers |= self._encryption.of_part(upload.upload_id)
         request.urgent = False
         checksum = self._checksum.of(body.pieces) if self._checksum else ""
         if self._checksum:
@@ -220,42 +271,65 @@ class S3Store:
         self, upload: MultipartUpload, number: int, source: ObjectInfo, start: int, end: int
     ) -> PartResult:
         """API: UploadPartCopy."""
-        request = Request("UploadPartCopy", "PUT", upload.key, _part_query(upload, number))
-        request.headers = {
-            "x-amz-copy-source": self._copy_source(source.key),
+        asked = {
+            "x-amz-copy-source": self.copy_source(source.key),
             "x-amz-copy-source-range": f"bytes={start}-{end - 1}",
+            **self._encryption.of_part(upload.upload_id),
         }
         if source.etag:
-            request.headers["x-amz-copy-source-if-match"] = source.etag
+            asked["x-amz-copy-source-if-match"] = source.etag
+
+        async def send(opened: dict[str, str]) -> str:
+            request = Request("UploadPartCopy", "PUT", upload.key, _part_query(upload, number))
+            request.headers = asked | opened
+            return await self._caller.ask(request, copied_part)
+
         try:
-            etag = await self._caller.ask(request, _copied_part)
+            etag = await self._encryption.read(source.key, send, copies=True)
         except StoreError as error:
-            self._note_whether_it_copies(error)
+            self.note_whether_it_copies(error)
             raise
         return PartResult(number, end - start, etag, "")
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         """API: CopyObject, with nothing but the bytes of the source.
 
         A server that does not mind the condition on the source may have made a copy of a newer
         version: a whole one, and the caller is told.
         """
-        request = Request("CopyObject", "PUT", key, headers=self._headers(content_type))
-        request.headers |= {
-            "x-amz-copy-source": self._copy_source(source.key),
+        asked = self.headers_of(key, headers, content_type) | {
+            "x-amz-copy-source": self.copy_source(source.key),
             "x-amz-metadata-directive": "REPLACE",
             "x-amz-tagging-directive": "REPLACE",
         }
         if source.etag:
-            request.headers["x-amz-copy-source-if-match"] = source.etag
+            asked["x-amz-copy-source-if-match"] = source.etag
+
+        async def send(opened: dict[str, str]) -> ObjectInfo:
+            request = Request("CopyObject", "PUT", key, headers=asked | opened)
+            reply = await self._call(request)
+            self._encryption.verify(str(request), asked, reply.head.headers)
+            return copied(key, source.size, reply)
+
         try:
-            found = await self._caller.ask(request, lambda r: _copied(key, source.size, r))
+            found = await self._encryption.read(source.key, send, copies=True)
         except StoreError as error:
-            self._note_whether_it_copies(error)
+            self.note_whether_it_copies(error)
             raise
         if not self._amazon and found.etag != source.etag:
             await self._conditions.look(source)
         return found
+
+    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+        """API: CopyObject of an object onto itself, or a multipart upload that copies it."""
+        return await self._rewriter.set_headers(source, headers)
 
     def copies_from(self, key: str) -> bool:
         """Tell whether this server copies.
@@ -304,11 +378,14 @@ class S3Store:
         async def send(condition: dict[str, str]) -> ObjectInfo:
             return await self._caller.retrier.run(lambda: attempt(condition))
 
-        return await self._conditions.run("CompleteMultipartUpload", replaces, send)
+        info = await self._conditions.run("CompleteMultipartUpload", replaces, send)
+        self._encryption.ended(upload.upload_id)
+        return info
 
     async def abort_multipart(self, upload: MultipartUpload) -> None:
         """API: AbortMultipartUpload."""
         query = {"uploadId": upload.upload_id}
+        self._encryption.ended(upload.upload_id)
         try:
             await self._call(Request("AbortMultipartUpload", "DELETE", upload.key, query))
         except StoreError as error:
@@ -332,16 +409,13 @@ class S3Store:
         """Tell whether this server is known to heed them all."""
         return self._amazon
 
-    async def describe(self, key: str) -> Description:
+    async def headers_to_copy(self, key: str) -> Description:
         """API: HeadObject, and GetObjectTagging where there are tags."""
-        reply = await self._call(Request("HeadObject", "HEAD", key))
-        info, headers = _info(key, reply), kept_headers(reply.head.headers)
-        if info.storage_class:
-            headers[_STORAGE_CLASS] = info.storage_class
-        # Ceph, as of 16, does not tell how many tags there are.
-        if reply.head.headers.get("x-amz-tagging-count") or not self._amazon:
+        info, told, _ = await self.describe(key)
+        headers = relevant(told) | self._encryption.same_as(key, told)
+        if told.get(TAGGING_COUNT) or not self._amazon:  # Ceph, as of 16, does not tell of any
             headers |= await self._moves.tags(key)
-        return Description(info, headers)
+        return Description(info, for_copy(headers))
 
     async def duplicate(
         self, source: ObjectInfo, key: str, *, exclusive: bool = False
@@ -349,12 +423,14 @@ class S3Store:
         """API: CopyObject, with all that belongs to the source."""
         if not self._copies:
             raise StoreError(Fault.NOT_IMPLEMENTED, f"copy of {source.key!r}: not tried again")
-        headers = self._headers("", {})
+        headers = dict(self._new_object_headers)
+        headers.pop("x-amz-storage-class", None)
+        headers |= self._encryption.of_object(key, {})
         try:
             return await self._moves.duplicate(source, key, headers, exclusive=exclusive)
         except StoreError as error:
             if error.fault is Fault.NOT_IMPLEMENTED:
-                self._note_whether_it_copies(error)
+                self.note_whether_it_copies(error)
             raise
 
     async def rename_object(
@@ -374,11 +450,8 @@ class S3Store:
     # -- details --------------------------------------------------------------------------------
 
     async def _completed(self, key: str, size: int, reply: Reply) -> ObjectInfo:
-        name = "CompleteMultipartUploadResult"
-        etag = documents.quoted(documents.parse_result(reply.body, name, "ETag").strip('"'))
-        if not etag:
-            return await self.head(key)  # Ceph leaves it empty here and knows it there
-        return ObjectInfo(key, size, _clock(reply), etag)
+        info = completed(key, size, reply)
+        return info if info.etag else await self.head(key)  # Ceph knows it there
 
     async def _stored_already(
         self, key: str, size: int, etag: str, checksum: str, error: StoreError
@@ -386,34 +459,48 @@ class S3Store:
         """Return the object if it is what was to be stored; otherwise raise `error`."""
         if not (etag or checksum):
             raise error
-        request = Request("HeadObject", "HEAD", key, headers={"x-amz-checksum-mode": "ENABLED"})
         try:
-            reply = await self._call(request)
-            found = _info(key, reply)
+            found, headers, _ = await self._head(
+                key, urgent=True, headers={"x-amz-checksum-mode": "ENABLED"}
+            )
         except StoreError:
             raise error from None  # it was not stored, whatever there is or is not
-        theirs = reply.head.headers.get(self._checksum.header, "") if self._checksum else ""
+        theirs = headers.get(self._checksum.header, "") if self._checksum else ""
         same = (checksum and theirs == checksum) or (etag and found.etag == etag)
         if not same or found.size != size:
             raise error
         event(_log, logging.INFO, "upload_was_complete", {"key": key, "reason": error})
         return found
 
-    def _headers(self, content_type: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
-        headers = dict(self._new_object_headers)
-        if like is not None:
-            headers.pop(_STORAGE_CLASS, None)
-            headers.update(like)
-        if content_type:
-            headers["content-type"] = content_type
-        return headers
+    def headers_of(
+        self, key: str, asked: Mapping[str, str] | None, content_type: str = ""
+    ) -> dict[str, str]:
+        """Return the headers of a new object: the mount's, and instead of them what is asked."""
+        headers = self._new_object_headers | self._encryption.of_object(key, asked or {})
+        if content_type or not (asked and "content-type" in asked):
+            headers["content-type"] = content_type or self._guess(key)
+        headers |= asked or {}
+        return {name: value for name, value in headers.items() if value}
 
-    def _copy_source(self, key: str) -> str:
+    def _guess(self, key: str) -> str:
+        chosen = self._content_type
+        return content_type_of(key) if chosen == "auto" else "" if chosen == "off" else chosen
+
+    def how_to_restore(self, key: str) -> str:
+        """Return a command of the AWS CLI."""
+        where = "" if self._amazon else f" --endpoint-url {self._caller.line.target.endpoint}"
+        return (
+            f"aws s3api restore-object --bucket {self._bucket} --key {shlex.quote(key)} "
+            f"--restore-request Days=7{where}"
+        )
+
+    def copy_source(self, key: str) -> str:
+        """Return what names an object of this bucket to the store that copies it."""
         if self._bucket.startswith("arn:"):
             return encode_path(f"{self._bucket}/object/{key}")
         return encode_path(f"/{self._bucket}/{key}")
 
-    def _note_whether_it_copies(self, error: StoreError) -> None:
+    def note_whether_it_copies(self, error: StoreError) -> None:
         """Remember that this server does not copy, if that is what `error` says."""
         if error.fault in _CANNOT_COPY and self._copies:
             self._copies = False
@@ -433,60 +520,11 @@ class S3Store:
 
 def _new_object_headers(settings: Settings) -> dict[str, str]:
     headers = {
-        _STORAGE_CLASS: settings.storage_class,
-        "x-amz-server-side-encryption": settings.sse,
-        "x-amz-server-side-encryption-aws-kms-key-id": settings.sse_kms_key_id,
+        "x-amz-storage-class": settings.storage_class,
+        "x-amz-acl": settings.acl,
     }
     return {name: value for name, value in headers.items() if value}
 
 
-def _begun(key: str, reply: Reply) -> MultipartUpload:
-    """Read the reply to CreateMultipartUpload."""
-    name = "InitiateMultipartUploadResult"
-    upload_id = documents.parse_result(reply.body, name, "UploadId")
-    if not upload_id:
-        raise StoreError(Fault.BAD_REPLY, f"no upload id for {key!r}")
-    return MultipartUpload(key, upload_id)
-
-
-def _copied(key: str, size: int, reply: Reply) -> ObjectInfo:
-    """Read the reply to CopyObject."""
-    copy = documents.parse_copy(reply.body)
-    return ObjectInfo(key, size, copy.mtime or _clock(reply), copy.etag)
-
-
-def _copied_part(reply: Reply) -> str:
-    """Read the reply to UploadPartCopy: the part's ETag."""
-    if not reply.body and "etag" in reply.head.headers:
-        # It does not know what the header with the source means.
-        text = "the server took a copy for a part without bytes"
-        raise StoreError(Fault.NOT_IMPLEMENTED, text, status=reply.head.status)
-    return documents.parse_copy(reply.body, "CopyPartResult").etag
-
-
 def _part_query(upload: MultipartUpload, number: int) -> dict[str, str]:
     return {"partNumber": str(number), "uploadId": upload.upload_id}
-
-
-def _info(key: str, reply: Reply) -> ObjectInfo:
-    """Read the headers of HeadObject, or of GetObject."""
-    headers, size = reply.head.headers, reply.head.content_length
-    try:
-        mtime = int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * _SECOND
-    except (KeyError, ValueError, TypeError, OverflowError):
-        mtime = 0
-    if size is None:
-        raise StoreError(
-            Fault.BAD_REPLY, f"HEAD of {key!r} tells no size", request_id=request_id(reply)
-        )
-    storage_class = headers.get(_STORAGE_CLASS, "")
-    return ObjectInfo(key, size, mtime, headers.get("etag", ""), storage_class)
-
-
-def _stored(key: str, size: int, reply: Reply) -> ObjectInfo:
-    return ObjectInfo(key, size, _clock(reply), reply.head.headers.get("etag", ""))
-
-
-def _clock(reply: Reply) -> int:
-    """Return the time of a reply: what Last-Modified will be, to a second or so."""
-    return int(server_time(reply) or 0) * _SECOND

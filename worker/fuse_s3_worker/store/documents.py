@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl, quote_plus, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -18,6 +18,7 @@ from fuse_s3_worker.store.rows import Row, cut_rows
 from fuse_s3_worker.store.types import ListPage, ObjectInfo, PartResult
 
 __all__ = [
+    "ARCHIVES",
     "Copy",
     "complete_multipart_document",
     "delete_document",
@@ -30,6 +31,7 @@ __all__ = [
     "parse_result",
     "parse_tags",
     "peek_token",
+    "tagging_document",
 ]
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -45,6 +47,9 @@ _REFERRED = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 # Keys cannot look like this in a document; a token with references is left to the parser.
 _TOKEN = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _CONTROLS = {_STAND_INS + number: number for number in range(32)}
+
+ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects are read only after somebody has asked for it."""
 
 
 def parse_list_page(body: bytes) -> ListPage:
@@ -102,6 +107,8 @@ def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectI
         parse_time(fields.get("LastModified", "")),
         quoted(fields.get("ETag", "")),
         "" if storage_class == "STANDARD" else storage_class,
+        # The time until which it can be read is told of what was restored, and when asked for.
+        storage_class in ARCHIVES and not entry.findtext("RestoreStatus/RestoreExpiryDate"),
     )
 
 
@@ -163,6 +170,23 @@ def parse_copy(body: bytes, name: str = "CopyObjectResult") -> Copy:
         raise StoreError(Fault.BAD_REPLY, f"a {name} has a bad time: {error}") from None
 
 
+def parse_tags(body: bytes) -> str:
+    """Read a Tagging document (API: GetObjectTagging); return it as x-amz-tagging takes it."""
+    if not body:
+        return ""  # Ceph's way to say that there are none
+    tags = _parse(body, "Tagging").iterfind("TagSet/Tag")
+    return "&".join(f"{quote_plus(_text(t, 'Key'))}={quote_plus(_text(t, 'Value'))}" for t in tags)
+
+
+def tagging_document(tags: str) -> bytes:
+    """Write the body of PutObjectTagging, of tags as x-amz-tagging takes them."""
+    lines = "".join(
+        f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>"
+        for name, value in parse_qsl(tags, keep_blank_values=True)
+    )
+    return f'<Tagging xmlns="{_NAMESPACE}"><TagSet>{lines}</TagSet></Tagging>'.encode()
+
+
 def complete_multipart_document(parts: Sequence[PartResult], checksum_element: str) -> bytes:
     """Write the body of CompleteMultipartUpload; `checksum_element` is "" for none."""
     lines = []
@@ -200,12 +224,6 @@ def parse_delete_errors(body: bytes) -> list[tuple[str, str, str]]:
         (_text(entry, "Key"), _text(entry, "Code"), _text(entry, "Message"))
         for entry in root.iterfind("Error")
     ]
-
-
-def parse_tags(body: bytes) -> dict[str, str]:
-    """Read a Tagging document."""
-    root = _parse(body, "Tagging")
-    return {_text(tag, "Key"): _text(tag, "Value") for tag in root.iterfind("TagSet/Tag")}
 
 
 def _parse(body: bytes, name: str) -> ElementTree.Element:

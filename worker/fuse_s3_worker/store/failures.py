@@ -35,6 +35,7 @@ _BY_CODE = {
     "InvalidObjectState": Fault.ARCHIVED,
     "KeyTooLongError": Fault.KEY_TOO_LONG,
     "EntityTooLarge": Fault.TOO_LARGE,
+    "MetadataTooLarge": Fault.METADATA_TOO_LARGE,
     "QuotaExceeded": Fault.QUOTA,
     "NotImplemented": Fault.NOT_IMPLEMENTED,
     "BadDigest": Fault.BAD_DIGEST,

@@ -13,7 +13,6 @@ import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 from fuse_s3_worker.config.units import GIB, MIB
 from fuse_s3_worker.errors import Fault, StoreError
@@ -21,12 +20,13 @@ from fuse_s3_worker.http.connection import Reply
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
+from fuse_s3_worker.store.encryption import Encryption
 from fuse_s3_worker.store.failures import fault_of
 from fuse_s3_worker.store.sigv4 import encode_path
 from fuse_s3_worker.store.types import Body, ObjectInfo
 from fuse_s3_worker.store.wire import Request
 
-__all__ = ["DELETES_MAX", "Kind", "Moves", "kept_headers"]
+__all__ = ["DELETES_MAX", "Kind", "Moves"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,17 +45,6 @@ _EXCLUSIVE_COPY = "If-None-Match of CopyObject"
 _CONDITIONAL_DELETE = "If-Match of DeleteObject"
 _BATCHES = "DeleteObjects"
 _TAGS = "GetObjectTagging"
-
-_SYSTEM_HEADERS = (
-    "content-type",
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "expires",
-    "x-amz-website-redirect-location",
-)
-_METADATA = "x-amz-meta-"
 
 
 class Kind(NamedTuple):
@@ -79,12 +68,14 @@ class Moves:
         head: Callable[[str], Awaitable[ObjectInfo]],
         copy_source: Callable[[str], str],
         kind: Kind,
+        encryption: Encryption,
     ) -> None:
         self.kind = kind
         self.copy_max = _COPY_MAX_AMAZON if kind.amazon else _COPY_MAX
         self._caller = caller
         self._head = head
         self._copy_source = copy_source
+        self._encryption = encryption
         self._refused: set[str] = set()  # of operations, what this server does not take
 
     # -- copying --------------------------------------------------------------------------------
@@ -96,31 +87,31 @@ class Moves:
         condition = {"if-none-match": "*"} if exclusive else {}
         if _EXCLUSIVE_COPY in self._refused:
             condition = {}
-        request = Request("CopyObject", "PUT", key, urgent=False, patience=_COPY_PATIENCE)
-        request.headers = {
-            **headers,
-            **condition,
-            "x-amz-copy-source": self._copy_source(source.key),
-        }
+        asked = {**headers, **condition, "x-amz-copy-source": self._copy_source(source.key)}
         if source.etag:
-            request.headers["x-amz-copy-source-if-match"] = source.etag
+            asked["x-amz-copy-source-if-match"] = source.etag
         if source.storage_class:
             # Copies get the usual class otherwise.
-            request.headers["x-amz-storage-class"] = source.storage_class
+            asked["x-amz-storage-class"] = source.storage_class
+
+        async def send(opened: dict[str, str]) -> documents.Copy:
+            request = Request("CopyObject", "PUT", key, urgent=False, patience=_COPY_PATIENCE)
+            request.headers = asked | opened
+            return await self._caller.ask(request, lambda reply: read(str(request), reply))
+
+        def read(what: str, reply: Reply) -> documents.Copy:
+            self._encryption.verify(what, asked, reply.head.headers)
+            return _copied(reply)
+
         try:
-            made = await self._caller.ask(request, _copied)
+            made = await self._encryption.read(source.key, send, copies=True)
         except StoreError as error:
             if not condition or error.fault not in _REFUSED:
                 raise
-            made = await self._without_condition(request, error)
+            del asked["if-none-match"]  # which may be what was refused
+            made = await self._encryption.read(source.key, send, copies=True)
+            self._note_refusal(_EXCLUSIVE_COPY, error)
         return ObjectInfo(key, source.size, made.mtime, made.etag, source.storage_class)
-
-    async def _without_condition(self, request: Request, error: StoreError) -> documents.Copy:
-        """Try the same without the condition, which may be what was refused."""
-        del request.headers["if-none-match"]
-        made = await self._caller.ask(request, _copied)
-        self._note_refusal(_EXCLUSIVE_COPY, error)
-        return made
 
     async def tags(self, key: str) -> dict[str, str]:
         """API: GetObjectTagging; return a header with the tags, if there are any."""
@@ -136,7 +127,7 @@ class Moves:
                 raise
             self._note_refusal(_TAGS, error)
             return {}
-        return {"x-amz-tagging": urlencode(found)} if found else {}
+        return {"x-amz-tagging": found} if found else {}
 
     # -- renaming -------------------------------------------------------------------------------
 
@@ -258,15 +249,6 @@ class Moves:
             self._refused.add(what)
             details: dict[str, object] = {"what": what, "reason": error}
             event(_log, logging.INFO, "server_refuses", details | error.details)
-
-
-def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return of the headers of an object those that a new one is given to be like it."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name in _SYSTEM_HEADERS or name.startswith(_METADATA)
-    }
 
 
 def _copied(reply: Reply) -> documents.Copy:

@@ -18,6 +18,7 @@ from fuse_s3_worker.log import Redaction
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.credentials import Chain, Fixed, Provider, Secrets, environment_key
+from fuse_s3_worker.store.encryption import Encryption, KeyFileError, read_key_file
 from fuse_s3_worker.store.endpoint import DEFAULT_REGION, EndpointError, Target, resolve
 from fuse_s3_worker.store.passwd import PasswdFileError, credentials_for
 from fuse_s3_worker.store.programs import Programs
@@ -62,8 +63,15 @@ async def open_store(
         caller = Caller(
             lines.make(region or DEFAULT_REGION, ""), provider, lines.make, _always(settings)
         )
-        store = S3Store(caller, spec.bucket, settings, address=url)
-    except (PasswdFileError, EndpointError, NoCertificatesError, ConnectError) as error:
+        encryption = _encryption(settings, files, redaction, secure=caller.line.secure)
+        store = S3Store(caller, spec.bucket, settings, address=url, encryption=encryption)
+    except (
+        PasswdFileError,
+        KeyFileError,
+        EndpointError,
+        NoCertificatesError,
+        ConnectError,
+    ) as error:
         raise CannotServeError(str(error), errno.EINVAL) from None
     except StoreError as error:
         raise CannotServeError(str(error), error.errno) from None
@@ -71,6 +79,22 @@ async def open_store(
     await _probe(store, spec, str(caller.line.target.endpoint))
     caller.retrier = Retrier(PATIENT)
     return store
+
+
+def _encryption(
+    settings: Settings, files: Files, redaction: Redaction, *, secure: bool
+) -> Encryption:
+    """Return how objects are encrypted; customer's keys are read and kept out of the log."""
+    path, content = files.get("sse_c_key_file", ("", b""))
+    if not path:
+        if settings.sse == "customer":
+            raise KeyFileError("sse=customer: give the file with the key as sse_c_key_file=")
+        return Encryption(settings.sse, settings.sse_kms_key_id)
+    if not secure:
+        raise KeyFileError(f"sse_c_key_file={path}: keys are not sent over http, only over https")
+    keys = read_key_file(content.decode("utf-8", "replace"), path)
+    redaction.add(*(key.key for key in keys))
+    return Encryption(settings.sse, settings.sse_kms_key_id, keys)
 
 
 async def _provider(

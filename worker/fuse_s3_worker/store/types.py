@@ -11,6 +11,7 @@ __all__ = [
     "Description",
     "ListPage",
     "MultipartUpload",
+    "ObjectHead",
     "ObjectInfo",
     "ObjectStore",
     "PartResult",
@@ -28,6 +29,7 @@ class ObjectInfo(NamedTuple):
         mtime: Last-Modified, in nanoseconds since the epoch.
         etag: the entity tag with its quotes: what If-Match takes; "" where the store gave none.
         storage_class: "" for the store's default.
+        archived: whether it has to be restored before it can be read.
     """
 
     key: str
@@ -35,6 +37,20 @@ class ObjectInfo(NamedTuple):
     mtime: int
     etag: str
     storage_class: str = ""
+    archived: bool = False
+
+
+class ObjectHead(NamedTuple):
+    """One object with everything that HEAD says of it.
+
+    Attributes:
+        headers: of the reply, with lower-case names; the storage class is always told.
+        age: seconds since Last-Modified by the store's own clock; 0.0 when it does not tell.
+    """
+
+    info: ObjectInfo
+    headers: Mapping[str, str]
+    age: float
 
 
 def same_version(one: ObjectInfo, other: ObjectInfo) -> bool:
@@ -95,6 +111,9 @@ class ObjectStore(Protocol):
     async def head(self, key: str) -> ObjectInfo:
         """Describe one object (NOT_FOUND when there is none)."""
 
+    async def describe(self, key: str, *, urgent: bool = True) -> ObjectHead:
+        """Do the same in full; what is not `urgent` gives way to what is."""
+
     async def list_page(
         self,
         prefix: str,
@@ -111,7 +130,7 @@ class ObjectStore(Protocol):
         again.
         """
 
-    async def peek(self, key: str, limit: int) -> tuple[ObjectInfo, memoryview]:
+    async def peek(self, key: str, limit: int) -> tuple[ObjectHead, memoryview]:
         """Describe one object and return its first bytes, at most `limit`, in one request.
 
         Of an object without a byte there are none to ask for: CHANGED.
@@ -127,21 +146,22 @@ class ObjectStore(Protocol):
         *,
         content_type: str = "",
         replaces: ObjectInfo | None = None,
-        like: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Store an object in one request.
 
         With `replaces`, it is stored only in the place of that version (CHANGED when another one
-        is there, or none). With `like`, it has these headers of a Description.
+        is there, or none). `headers` go along: metadata, and what shall be other than the mount's
+        options say.
         """
 
     async def delete(self, key: str) -> None:
         """Delete an object; that there is none is no error."""
 
     async def create_multipart(
-        self, key: str, *, content_type: str = "", like: Mapping[str, str] | None = None
+        self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
     ) -> MultipartUpload:
-        """Begin a multipart upload; `like` as for `put`."""
+        """Begin a multipart upload; `headers` as for `put`."""
 
     async def upload_part(self, upload: MultipartUpload, number: int, body: Body) -> PartResult:
         """Upload one part; part numbers begin at 1."""
@@ -154,8 +174,28 @@ class ObjectStore(Protocol):
         Not every store heeds that it shall be the version `source`: see that it still is.
         """
 
-    async def copy(self, source: ObjectInfo, key: str, *, content_type: str = "") -> ObjectInfo:
-        """Make the whole of an existing object another one (CHANGED when it is not `source`)."""
+    async def copy(
+        self,
+        source: ObjectInfo,
+        key: str,
+        *,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Make the whole of an existing object another one (CHANGED when it is not `source`).
+
+        Of the source it has nothing but the bytes; `headers` as for `put`.
+        """
+
+    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+        """Give a version these headers instead of those it has; its bytes stay (CHANGED).
+
+        Storage class and encryption are those of `headers`, and where they say nothing, those of
+        new objects. NOT_IMPLEMENTED: the store cannot, and it is too large to be sent again.
+        """
+
+    def how_to_restore(self, key: str) -> str:
+        """Return the command that brings an object back from an archive."""
 
     def copies_from(self, key: str) -> bool:
         """Tell whether `copy` and `copy_part` can be tried with a source of this name."""
@@ -186,7 +226,7 @@ class ObjectStore(Protocol):
     def heeds_conditions(self) -> bool:
         """Tell whether the store is known to heed every condition, so that nobody need look."""
 
-    async def describe(self, key: str) -> Description:
+    async def headers_to_copy(self, key: str) -> Description:
         """Describe one object, with what `put` and `create_multipart` need for one like it."""
 
     async def duplicate(

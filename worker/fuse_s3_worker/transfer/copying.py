@@ -95,7 +95,7 @@ class Copier:
         return not (self._store.copies_from(source.key) or same_version(made, source))
 
     async def _copy_in_parts(self, source: ObjectInfo, key: str, *, exclusive: bool) -> ObjectInfo:
-        found = await self._store.describe(source.key)
+        found = await self._store.headers_to_copy(source.key)
         if not same_version(found.info, source):
             raise StoreError(Fault.CHANGED, f"{source.key!r} was replaced before it was copied")
 

@@ -27,7 +27,7 @@ def even_size(size: int, least: int) -> int:
 async def assemble(
     store: ObjectStore,
     key: str,
-    like: Mapping[str, str],
+    headers: Mapping[str, str],
     bounds: Sequence[int],
     make: MakePart,
     check: Callable[[], Awaitable[None]] | None = None,
@@ -37,7 +37,7 @@ async def assemble(
     Args:
         store: where.
         key: its key.
-        like: its headers; see `ObjectStore.put`.
+        headers: its headers; see `ObjectStore.put`.
         bounds: where parts begin and end: the first is 0, the last the size of the object.
         make: makes a part.
         check: looks, in the last moment before the object is there, whether it shall be.
@@ -45,7 +45,7 @@ async def assemble(
     Raises:
         StoreError: it is not there.
     """
-    upload = await store.create_multipart(key, like=like)
+    upload = await store.create_multipart(key, headers=headers)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [

@@ -43,12 +43,12 @@ class Relay:
         Raises:
             StoreError: CHANGED, it is not this version any more; or whatever went wrong.
         """
-        found = await self._store.describe(source.key)
+        found = await self._store.headers_to_copy(source.key)
         if not same_version(found.info, source):
             raise StoreError(Fault.CHANGED, f"{source.key!r} was replaced before it was copied")
         if source.size <= self._part_size:
             async with self._fetched(source, 0, source.size) as body:
-                return await self._store.put(key, body, like=found.headers)
+                return await self._store.put(key, body, headers=found.headers)
         size = even_size(source.size, self._part_size)
         if size > self._gate.limit:
             text = f"{source.key!r} is too large to be copied with this memory_target="

@@ -323,6 +323,11 @@ class FileWriter:
         if self._file is not None:
             self._file.failed = error
 
+    def succeed(self, old: ObjectInfo, new: ObjectInfo) -> None:
+        """The version `old` is called `new` by now, with the same bytes."""
+        if self._file is None and self._base == old:
+            self._base = self._seen = new
+
     async def hold(self) -> None:
         """Begin nothing under the name that the file has, until `unhold`; see `retarget`.
 
