@@ -397,6 +397,24 @@ async def test_an_empty_new_file_is_stored() -> None:
 
 
 @on_loop()
+async def test_a_file_that_is_made_by_who_cannot_write_it_is_stored_at_once() -> None:
+    async with tree() as t:
+        handle = await t.create("new", os.O_RDONLY)
+        assert t.store.read("new") == b""
+        assert await t.read(handle, 0, 10) == b""
+        writer = await t.open("new", os.O_WRONLY)
+        await t.write(writer, 0, b"data")
+        assert await t.read(handle, 0, 10) == b"data"
+        await t.close(writer)
+        await t.close(handle)
+        t.store.fail("put", REFUSED)
+        with pytest.raises(StoreError, match="no"):
+            await t.create("another", os.O_RDONLY)
+        t.store.mend()
+        assert await t.list() == {"new": False}
+
+
+@on_loop()
 async def test_replacing_shows_the_old_object_until_it_is_done() -> None:
     async with tree({"file": b"old"}) as t:
         handle = await t.open("file", os.O_WRONLY | os.O_TRUNC)

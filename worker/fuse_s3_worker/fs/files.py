@@ -80,14 +80,17 @@ class Files:
         node.pins += 1
         try:
             await self._core.settled(node.key)
-            truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
+            truncates = bool(flags & os.O_TRUNC)
             reads = flags & os.O_ACCMODE == os.O_RDONLY
             await self._refresh(node, truncates=truncates, reads=reads)
             if not truncates:
                 self._core.check_not_archived(node)
             if truncates:
                 async with self._core.claims.changing(node):
-                    await self._upload(node).truncate(0)
+                    if flags & _WRITING:
+                        await self._upload(node).truncate(0)
+                    else:  # whose close tells nothing
+                        await self._truncate(node, 0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
@@ -355,7 +358,7 @@ class Files:
         node.readers -= handle.reads
         node.writers -= handle.writes
         try:
-            if handle.writes:
+            if handle.writes or node.unlinked:
                 async with self._core.claims.changing(node):
                     await self._end_writing(node)
         finally:
@@ -374,7 +377,9 @@ class Files:
             await self.store(node)
 
     async def _end_if_unused(self, node: Node) -> None:
-        if not node.writers and not self.write_back.has(node):
+        # What was removed is nowhere else any more, and who reads it goes on.
+        read = node.unlinked and node.readers
+        if not node.writers and not read and not self.write_back.has(node):
             await self.end_upload(node)
 
     async def store(self, node: Node) -> None:
