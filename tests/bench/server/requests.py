@@ -21,11 +21,15 @@ class Count(NamedTuple):
 
     Attributes:
         operations: how many of each; one that failed is counted with its status, "HeadObject 404".
-        seconds: what completing multipart uploads took, which is the server's work alone.
+        completing: seconds that completing multipart uploads took, the server's work alone.
+        received: bytes of all requests, their heads included.
+        sent: bytes of all replies.
     """
 
     operations: dict[str, int]
     completing: float
+    received: int = 0
+    sent: int = 0
 
     @property
     def total(self) -> int:
@@ -36,14 +40,15 @@ class Count(NamedTuple):
 def count(text: str) -> Count:
     """Count the lines of a log."""
     operations: Counter[str] = Counter()
-    completing = 0.0
+    completing, received, sent = 0.0, 0, 0
     for line in text.splitlines():
-        method, target, status, _, _, seconds, source = line.split("\t")
+        method, target, status, replied, asked, seconds, source = line.split("\t")
+        received, sent = received + int(asked), sent + int(replied)
         name = operation(method, split_target(target), copies=bool(source))
         if name == "CompleteMultipartUpload":
             completing += float(seconds)
         operations[name if int(status) in _SUCCESS else f"{name} {status}"] += 1
-    return Count(dict(sorted(operations.items())), completing)
+    return Count(dict(sorted(operations.items())), completing, received, sent)
 
 
 class RequestLog:
