@@ -26,8 +26,8 @@ def version() -> str:
     return str(project["version"])
 
 
-def build(target: Path, worker: str) -> None:
-    """Write the executable `target`, which will start the worker at the path `worker`."""
+def build(target: Path, worker: str, keeper: str) -> None:
+    """Write the executable `target`, which will start the programs at these paths."""
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch)
         for package in ("helper/fuse_s3_helper", "shared/fuse_s3_shared"):
@@ -39,7 +39,7 @@ def build(target: Path, worker: str) -> None:
         installed = tree / "fuse_s3_helper" / "installed.py"
         installed.write_text(
             '"""Where this helper finds its worker; written when it was built."""\n\n'
-            f"VERSION = {version()!r}\n\nWORKER = {worker!r}\n"
+            f"VERSION = {version()!r}\n\nWORKER = {worker!r}\nKEEPER = {keeper!r}\n"
         )
         shutil.move(tree / "fuse_s3_helper" / "__main__.py", tree / "__main__.py")
         # Beside each source, which another version of Python falls back to: compiling them anew
@@ -67,8 +67,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path)
     parser.add_argument("--worker", default="/usr/lib/fuse-s3/bin/fuse-s3-worker")
+    parser.add_argument("--keeper", default="/usr/lib/fuse-s3/bin/fuse-s3-keeper")
     arguments = parser.parse_args()
-    build(arguments.target, arguments.worker)
+    build(arguments.target, arguments.worker, arguments.keeper)
     return 0
 
 

@@ -235,10 +235,11 @@ class Demo:
         command = ["mount", "-v", "-t", "s3", place.spec, "mnt"]
         command += ["-o", ",".join(place.options)] if place.options else []
         self._undo.callback(self._unmount)
-        said = console.run(*command, environment=place.environment)
-        self._worker = next((int(word) for word in said.split() if word.isdecimal()), 0)
+        before = _workers()
+        console.run(*command, environment=place.environment)
+        self._worker = max(_workers() - before, default=0)
         if not self._worker:
-            raise DemoError("mount did not say which process serves it")
+            raise DemoError("there is no worker that was not there before")
         console.run("findmnt", "mnt")
 
     def _unmount(self) -> None:
@@ -359,6 +360,16 @@ def _bytes_read(pid: int) -> int:
             if line.startswith("rchar:"):
                 return int(line.split()[1])
     return 0
+
+
+def _workers() -> set[int]:
+    """Return the process ids of all workers."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"/fuse-s3-worker\0" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
 
 
 def _runs(pid: int) -> bool:

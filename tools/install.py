@@ -1,10 +1,11 @@
 """Install, or uninstall: the worker's environment, the mount helpers, and the system user.
 
     PREFIX/lib/fuse-s3/site     the worker and the packages it needs, owned by root
-    PREFIX/lib/fuse-s3/bin      the worker's launcher
+    PREFIX/lib/fuse-s3/bin      the launchers of worker and keeper
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
+    PREFIX/lib/systemd/system   the units that start workers, and a link that has them started
     PREFIX/share/man            the manual pages
 
 With DESTDIR everything goes below it and no user is made: for packages and images.
@@ -26,6 +27,7 @@ from manpage import SOURCES, write_pages
 ROOT = Path(__file__).resolve().parent.parent
 USER = "fuse-s3"
 HELPERS = ("mount.s3", "mount.fuse.s3")
+UNITS = ("fuse-s3-worker.socket", "fuse-s3-worker@.service")
 
 LAUNCHER = '''\
 #!/usr/bin/python3 -IS
@@ -50,8 +52,12 @@ class Layout:
         self.home = f"{prefix}/lib/fuse-s3"
         self.site = f"{self.home}/site"
         self.worker = f"{self.home}/bin/fuse-s3-worker"
+        self.keeper = f"{self.home}/bin/fuse-s3-keeper"
         self.command = f"{prefix}/bin/fuse-s3"
         self.sysusers = f"{prefix}/lib/sysusers.d/fuse-s3.conf"
+        units = f"{prefix}/lib/systemd/system"
+        self.units = [f"{units}/{name}" for name in UNITS]
+        self.wanted = f"{units}/sockets.target.wants/{UNITS[0]}"
         self.pages = [
             f"{prefix}/share/man/man{page.stem[-1]}/{page.stem}"
             for page in sorted(SOURCES.glob("*.md"))
@@ -82,20 +88,22 @@ def install(layout: Layout) -> None:
     shutil.rmtree(site, ignore_errors=True)
     fresh.replace(site)
     write_launcher(layout, layout.worker, "fuse_s3_worker.main")
+    write_launcher(layout, layout.keeper, "fuse_s3_worker.survival.keeper")
     write_launcher(layout, layout.command, "fuse_s3_cli.main")
     put(layout.staged(layout.sysusers), (ROOT / "systemd/fuse-s3.sysusers").read_text(), 0o644)
+    write_units(layout)
     pages = write_pages(ROOT / "build/man", version())
     for path, page in zip(layout.pages, pages, strict=True):
         put(layout.staged(path), page.read_text(), 0o644)
     if not layout.destdir:
         make_user()
-    first, *links = layout.helpers
-    build(layout.staged(first), layout.worker)
-    for link in links:
-        staged = layout.staged(link)
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(Path(first).name)
+    first, *others = layout.helpers
+    build(layout.staged(first), layout.worker, layout.keeper)
+    for path in others:
+        link(layout.staged(path), Path(first).name)
     print(f"fuse-s3 {version()} is installed: mount -t s3 BUCKET DIRECTORY")
+    if not layout.destdir and Path("/run/systemd/system").is_dir():
+        print(f"for systemd to start workers: systemctl daemon-reload; systemctl start {UNITS[0]}")
 
 
 def write_launcher(layout: Layout, path: str, module: str) -> None:
@@ -105,6 +113,21 @@ def write_launcher(layout: Layout, path: str, module: str) -> None:
         module=module, python=tuple(python), dotted=sysconfig.get_python_version(), site=layout.site
     )
     put(layout.staged(path), text, 0o755)
+
+
+def write_units(layout: Layout) -> None:
+    """Write the units; the socket is there from the next boot on, without being enabled."""
+    for path in layout.units:
+        text = (ROOT / "systemd" / Path(path).name).read_text()
+        put(layout.staged(path), text.replace("/usr/lib/fuse-s3", layout.home), 0o644)
+    link(layout.staged(layout.wanted), f"../{UNITS[0]}")
+
+
+def link(path: Path, target: str) -> None:
+    """Make a symbolic link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
 
 
 def put(path: Path, text: str, mode: int) -> None:
@@ -131,7 +154,7 @@ def uninstall(layout: Layout) -> None:
     """Take away what `install` put, the helper first; mounts that exist go on."""
     for helper in layout.helpers:
         layout.staged(helper).unlink(missing_ok=True)
-    for path in (layout.command, layout.sysusers, *layout.pages):
+    for path in (layout.command, layout.sysusers, layout.wanted, *layout.units, *layout.pages):
         layout.staged(path).unlink(missing_ok=True)
     shutil.rmtree(layout.staged(layout.home), ignore_errors=True)
     if not layout.destdir:

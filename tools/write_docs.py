@@ -1,4 +1,4 @@
-"""Write what is generated: the tables of options in docs/, and the manual pages in build/man.
+"""Write what is generated: options, lines of calls, of the unit, manual pages in build/man.
 
 tools/write_docs.py             write
 tools/write_docs.py --check     change nothing; fail when a table is not what would be written
@@ -6,17 +6,21 @@ tools/write_docs.py --check     change nothing; fail when a table is not what wo
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from build_helper import version
 from fuse_s3_worker.config.describe import markdown_table
+from fuse_s3_worker.sandbox import unit_lines
 from manpage import SOURCES, write_pages
+from privileged_calls import CHECKLIST, with_lines
 
 __all__ = ["WITH_OPTIONS", "stale", "with_options"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 _BEGIN, _END = "<!-- options: written by make docs -->\n", "<!-- end of options -->\n"
+_FROM_HERE = "# written by make docs\n\n"
 WITH_OPTIONS = (ROOT / "docs/options.md", SOURCES / "mount.s3.8.md")
 
 
@@ -33,9 +37,26 @@ def with_options(text: str) -> str:
     return f"{before}{begin}\n{markdown_table()}\n{end}{after}"
 
 
+def with_unit_lines(text: str) -> str:
+    """Return the text of the worker's unit, with what the sandbox's table says at its end."""
+    before, marker, _ = text.partition(_FROM_HERE)
+    if not marker:
+        raise ValueError("no marker for the lines of the sandbox")
+    return before + marker + "\n".join(unit_lines()) + "\n"
+
+
+GENERATED: dict[Path, Callable[[str], str]] = {
+    **dict.fromkeys(WITH_OPTIONS, with_options),
+    CHECKLIST: with_lines,
+    ROOT / "systemd/fuse-s3-worker@.service": with_unit_lines,
+}
+
+
 def stale() -> list[Path]:
     """Return the documents whose table is not today's."""
-    return [path for path in WITH_OPTIONS if path.read_text() != with_options(path.read_text())]
+    return [
+        path for path, write in GENERATED.items() if path.read_text() != write(path.read_text())
+    ]
 
 
 def main() -> int:
@@ -46,7 +67,7 @@ def main() -> int:
     out_of_date = stale()
     for path in out_of_date:
         if not check:
-            path.write_text(with_options(path.read_text()))
+            path.write_text(GENERATED[path](path.read_text()))
         print(f"{path.relative_to(ROOT)}: {'out of date: make docs' if check else 'written'}")
     if not check:
         for path in write_pages(ROOT / "build/man", version()):

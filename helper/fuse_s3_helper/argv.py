@@ -6,7 +6,9 @@ person may use any order. SPEC can be absent or empty: libmount passes on what i
 
 import getopt
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from fuse_s3_helper.errors import UsageError
 from fuse_s3_helper.files import FILE_OPTIONS
@@ -18,36 +20,25 @@ USAGE = "usage: mount.s3 SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t 
 _ACTIONS = {"-h": "help", "--help": "help", "-V": "version", "--version": "version"}
 
 _OWNERS = {
-    "flags": FLAGS.keys(),
-    "lsm": LSM,
-    "own": OWN,
-    "files": FILE_OPTIONS.keys(),
-    "nobody": IGNORED,
-    "worker": frozenset[str](),  # and whatever is nobody else's
-}
+    "flags": FLAGS.keys(), "lsm": LSM, "own": OWN, "files": FILE_OPTIONS.keys(), "nobody": IGNORED
+}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class MountRequest:
+class MountRequest(NamedTuple):
     """Everything that was asked for, sorted by who acts on it.
 
-    `action` is mount, remount, help or version; `worker_options` is text that nobody here reads.
+    `action` is mount, remount, help or version. `given` has the switches, with their hyphens, and
+    our own words, each with its value. `worker_options` is text that nobody here reads.
     """
 
     action: str
     spec: str = ""
     directory: str = ""
-    fake: bool = False
-    sloppy: bool = False
-    verbose: bool = False
-    foreground: bool = False
-    private: bool = False
-    namespace: str | None = None
-    worker_user: str | None = None
-    worker_options: str = ""
+    given: Mapping[str, str | None] = MappingProxyType({})
     flags: tuple[Flag, ...] = ()
     lsm: tuple[MountOption, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = MappingProxyType({})
+    worker_options: str = ""
 
 
 def parse(argv: list[str]) -> MountRequest:
@@ -61,30 +52,18 @@ def parse(argv: list[str]) -> MountRequest:
         options = split_options(",".join(value for switch, value in switches if switch == "-o"))
     except (getopt.GetoptError, OptionSyntaxError) as error:
         raise UsageError(f"{error}; {USAGE}") from None
-    given = dict(switches)
-    for switch in given.keys() & _ACTIONS.keys():
+    for switch in dict(switches).keys() & _ACTIONS.keys():
         return MountRequest(_ACTIONS[switch])
-    of: dict[str, list[MountOption]] = {owner: [] for owner in _OWNERS}
+    of: dict[str, list[MountOption]] = {owner: [] for owner in (*_OWNERS, "worker")}
     for option in options:
         of[_owner(option.name)].append(option)
     own = _own(of["own"])
-    spec, directory = _operands(words, spec_needed="remount" not in own)
-    return MountRequest(
-        action="remount" if "remount" in own else "mount",
-        spec=spec,
-        directory=directory,
-        fake="-f" in given,
-        sloppy="-s" in given,
-        verbose="-v" in given,
-        foreground="foreground" in own,
-        private=bool(own.keys() & {"owner_only", "private"}),
-        namespace=given.get("-N"),
-        worker_user=own.get("worker_user"),
-        worker_options=join_options(of["worker"]),
-        flags=_flags(of["flags"]),
-        lsm=tuple(of["lsm"]),
-        files=_files(of["files"]),
-    )
+    action = "remount" if "remount" in own else "mount"
+    spec, directory = _operands(words, spec_needed=action == "mount")
+    given = {switch: value for switch, value in switches if switch != "-o"} | own
+    flags, files = _flags(of["flags"]), _files(of["files"])
+    text = join_options(of["worker"])
+    return MountRequest(action, spec, directory, given, flags, tuple(of["lsm"]), files, text)
 
 
 def _owner(name: str) -> str:

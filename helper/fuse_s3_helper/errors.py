@@ -1,5 +1,7 @@
 """What the helper says to mount(8): the exit codes of its manual page, and who is at fault."""
 
+import sys
+
 
 class MountError(Exception):
     """The mount failed: one line for the user. `code` is the exit status of mount(8)."""
@@ -26,3 +28,8 @@ class WorkerError(MountError):
 
 
 INTERRUPTED = 8
+
+
+def warn(text: str) -> None:
+    """Say something that does not keep the mount from being made."""
+    print(f"mount.s3: warning: {text}", file=sys.stderr)

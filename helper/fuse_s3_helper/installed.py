@@ -4,3 +4,4 @@ VERSION = "source tree"
 
 # Run by the helper after it gave up root; installed root-owned, so that only root replaces it.
 WORKER = "/usr/lib/fuse-s3/bin/fuse-s3-worker"
+KEEPER = "/usr/lib/fuse-s3/bin/fuse-s3-keeper"

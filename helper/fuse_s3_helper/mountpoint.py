@@ -4,15 +4,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fuse_s3_helper.errors import MountError
 from fuse_s3_helper.syscalls import setns
 
 
-@dataclass(frozen=True, slots=True)
-class MountPoint:
+class MountPoint(NamedTuple):
     """A directory held by an O_PATH descriptor, so that nobody can put another in its place."""
 
     fd: int
@@ -69,14 +67,13 @@ def pin(path: str) -> MountPoint:
 @contextlib.contextmanager
 def inside(namespace: str | None) -> Iterator[None]:
     """Look up and attach within another mount namespace (mount -N); start workers outside of it."""
-    if namespace is None:
-        yield
-        return
-    paths = ("/proc/self/ns/mnt", namespace)
-    origin, target = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
-    # Safe: setns(2) itself demands CAP_SYS_ADMIN over that namespace.
-    setns(target)
+    paths = ("/proc/self/ns/mnt", namespace) if namespace else ()
+    fds = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
+    for fd in fds[1:]:
+        # Safe: setns(2) itself demands CAP_SYS_ADMIN over that namespace.
+        setns(fd)
     try:
         yield
     finally:
-        setns(origin)
+        for fd in fds[:1]:
+            setns(fd)

@@ -60,7 +60,7 @@ LSM = frozenset({"context", "fscontext", "defcontext", "rootcontext", "seclabel"
 
 IGNORED = frozenset(
     # mount(8) and fstab's own words, some of which libmount leaves in the string ...
-    "defaults auto noauto _netdev nofail user nouser users nousers owner noowner group nogroup "
+    "defaults auto noauto nofail user nouser users nousers owner noowner group nogroup "
     "comment helper uhelper iversion noiversion quiet "
     # ... and what other FUSE programs need and this one does by itself or has no use for.
     "auto_unmount auto-unmount nonempty fsname subtype max_read dev_t_ino "
@@ -70,5 +70,5 @@ IGNORED = frozenset(
 IGNORED_PREFIXES = ("x-", "X-")
 
 # mount(8) keeps `private` for itself, a word of mount propagation: through it, only the longer
-# name arrives here.
-OWN = frozenset({"remount", "owner_only", "private", "worker_user", "foreground"})
+# name arrives here. _netdev is systemd's, and only noticed when it is missing.
+OWN = frozenset({"remount", "owner_only", "private", "worker_user", "foreground", "_netdev"})

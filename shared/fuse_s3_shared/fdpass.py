@@ -10,12 +10,20 @@ attached more is refused after closing what did arrive. `recvmsg` is called dire
 import array
 import os
 import socket
+import struct
 
 _ONE_FD = socket.CMSG_LEN(array.array("i").itemsize)
+_UCRED = struct.Struct("=iII")  # linux/socket.h, struct ucred: pid, uid, gid
 
 
 class PacketError(Exception):
     """A peer broke the rules above; the message says which."""
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Return who made the other end of a connection: the kernel's word, not the peer's."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[1])
 
 
 def send_packet(sock: socket.socket, packet: bytes, fd: int | None = None) -> None:
@@ -40,24 +48,15 @@ def receive_packet(sock: socket.socket, limit: int) -> tuple[bytes, int | None]:
         OSError: the socket failed, or its timeout passed.
     """
     packet, ancillary, flags, _ = sock.recvmsg(limit + 1, _ONE_FD, socket.MSG_CMSG_CLOEXEC)
-    fds = _descriptors(ancillary)
-    if flags & socket.MSG_CTRUNC:
-        _close(fds)
-        raise PacketError("more than one descriptor in a packet")
-    if flags & socket.MSG_TRUNC or len(packet) > limit:
-        _close(fds)
-        raise PacketError(f"a packet of more than {limit} bytes")
-    return packet, fds[0] if fds else None
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     fds = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+    problem = f"a packet of more than {limit} bytes" if len(packet) > limit else ""
+    if flags & socket.MSG_CTRUNC:
+        problem = "more than one descriptor in a packet"
+    if problem:
+        for fd in fds:
+            os.close(fd)
+        raise PacketError(problem)
+    return packet, fds[0] if fds else None

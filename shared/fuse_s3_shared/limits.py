@@ -1,7 +1,7 @@
 """Every limit that helper and worker agree on, each with its reason."""
 
 # The handoff protocol spoken here. HELLO carries the worker's range, so both can move on.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # Bytes in one handoff packet: well under the default socket buffer, well over any option line.
 PACKET_MAX = 64 * 1024
@@ -21,8 +21,14 @@ FILE_MAX = 1024 * 1024
 # Seconds until mount gives up on a worker: users and systemd expect an answer by then.
 START_DEADLINE = 30.0
 
+# Seconds until the first word of a worker that systemd starts; then the helper starts one itself.
+ACTIVATION_DEADLINE = 10.0
+
 # Seconds that a refused or failed worker gets to leave before it is killed.
 STOP_DEADLINE = 5.0
+
+# Descriptors that are kept for a worker's successor: the device, its state, a file an option.
+STORED_MAX = 16
 
 # Bytes of data in one FUSE READ or WRITE: 256 pages, the kernel's default upper limit.
 FUSE_REQUEST_MAX = 1024 * 1024

@@ -7,9 +7,11 @@ character ordinary when that is a comma, a quote or a backslash. libmount keeps 
 the backslash form is the one that survives fstab.
 """
 
+import re
 from typing import NamedTuple
 
-_ESCAPABLE = frozenset(',\\"')
+_SPECIAL = re.compile(r'[,"\\]')
+_CHARACTER = re.compile(r'\\([,"\\])|(.)', re.DOTALL)  # a protected one, or a bare one
 
 
 class OptionSyntaxError(ValueError):
@@ -34,11 +36,22 @@ def split_options(text: str) -> list[MountOption]:
     Raises:
         OptionSyntaxError: a quote is never closed, or an option has a value but no name.
     """
-    options = [_option(word) for word in _words(text) if word]
-    for option in options:
-        if not option.name:
-            raise OptionSyntaxError(f"option '={option.value}' has a value but no name")
-    return options
+    options, quoted = [[""]], False  # each option: its name, and its value if it has one
+    for protected, bare in _CHARACTER.findall(text):
+        if bare == '"':
+            quoted = not quoted
+        elif bare == "," and not quoted:
+            options.append([""])
+        elif bare == "=" and not quoted and len(options[-1]) == 1:
+            options[-1].append("")
+        else:
+            options[-1][-1] += protected or bare
+    if quoted:
+        raise OptionSyntaxError(f"a double quote is never closed in the options: {text}")
+    for name, *value in options:
+        if value and not name:
+            raise OptionSyntaxError(f"option '={value[0]}' has a value but no name")
+    return [MountOption(*option) for option in options if option != [""]]
 
 
 def join_options(options: list[MountOption]) -> str:
@@ -46,33 +59,5 @@ def join_options(options: list[MountOption]) -> str:
     return ",".join(map(str, options))
 
 
-def _words(text: str) -> list[list[tuple[str, bool]]]:
-    """Cut at the bare commas. A word is a list of (character, was protected)."""
-    words: list[list[tuple[str, bool]]] = [[]]
-    quoted = False
-    characters = enumerate(text)
-    for at, char in characters:
-        if char == "\\" and text[at + 1 : at + 2] in _ESCAPABLE and at + 1 < len(text):
-            words[-1].append((next(characters)[1], True))
-        elif char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted:
-            words.append([])
-        else:
-            words[-1].append((char, quoted))
-    if quoted:
-        raise OptionSyntaxError(f"a double quote is never closed in the options: {text}")
-    return words
-
-
-def _option(word: list[tuple[str, bool]]) -> MountOption:
-    """Cut a word at its first bare equals sign."""
-    text = "".join(char for char, _ in word)
-    for at, (char, protected) in enumerate(word):
-        if char == "=" and not protected:
-            return MountOption(text[:at], text[at + 1 :])
-    return MountOption(text)
-
-
 def _escape(value: str) -> str:
-    return "".join("\\" + char if char in _ESCAPABLE else char for char in value)
+    return _SPECIAL.sub(r"\\\g<0>", value)

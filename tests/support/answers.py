@@ -37,10 +37,14 @@ class Answers:
         self._news.set()
         self._news = asyncio.Event()
 
+    async def wait(self) -> None:
+        """Wait for the next answer."""
+        await self._news.wait()
+
     async def bytes_of(self, unique: int) -> bytes:
         """Wait for the answer to a READ, which must be bytes."""
         while unique not in self:
-            await self._news.wait()
+            await self.wait()
         return self.data[unique]
 
     def __contains__(self, unique: object) -> bool:

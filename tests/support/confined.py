@@ -10,7 +10,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from fuse_s3_helper.worker import _drop_everything
+from fuse_s3_helper.process import become
 from fuse_s3_worker import sandbox
 from fuse_s3_worker.sandbox import seccomp
 from fuse_s3_worker.sandbox.bpf import Instruction
@@ -82,7 +82,7 @@ def _fail() -> NoReturn:
 def become_worker() -> None:
     """Lose what the helper takes from a worker: ids, groups, capabilities."""
     os.setsid()
-    _drop_everything(pwd.getpwnam(_ACCOUNT))
+    become(pwd.getpwnam(_ACCOUNT))
 
 
 def enter(needs: sandbox.Needs | None = None, mode: Mode = "strict") -> sandbox.Level:

@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from fuse_s3_worker.adapter import Adapter
 from fuse_s3_worker.fs.filesystem import FileSystem
-from fuse_s3_worker.fuse.abi import IN_HEADER, OUT_HEADER, READ_IN, NotifyCode, Opcode
+from fuse_s3_worker.fuse.abi import (
+    GETXATTR_IN,
+    IN_HEADER,
+    OUT_HEADER,
+    READ_IN,
+    NotifyCode,
+    Opcode,
+)
 from fuse_s3_worker.fuse.channel import Buffer, Channel
 
 __all__ = ["UNANSWERED", "Kernel", "RecordingChannel", "Reply", "frame"]
@@ -23,7 +30,7 @@ UNANSWERED = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 # Bytes of a successful reply; what is not here is as long as was asked for, at most.
 _REPLY_SIZE = {
-    **dict.fromkeys((Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR), 128),
+    **dict.fromkeys((Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK), 128),
     **dict.fromkeys((Opcode.GETATTR, Opcode.SETATTR), 104),
     **dict.fromkeys((Opcode.OPEN, Opcode.OPENDIR), 16),
     **dict.fromkeys((Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2), 0),
@@ -32,11 +39,14 @@ _REPLY_SIZE = {
     Opcode.CREATE: 144,
     **dict.fromkeys((Opcode.WRITE, Opcode.LSEEK), 8),
     **dict.fromkeys((Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64), 8),
-    Opcode.FALLOCATE: 0,
+    **dict.fromkeys((Opcode.FALLOCATE, Opcode.SETXATTR, Opcode.REMOVEXATTR), 0),
     Opcode.STATFS: 80,
     Opcode.INIT: 64,
 }
 _AS_ASKED = frozenset({Opcode.READ, Opcode.READDIR, Opcode.READDIRPLUS})
+_SIZED = frozenset({Opcode.GETXATTR, Opcode.LISTXATTR})
+_SIZE_ALONE = 8  # struct fuse_getxattr_out
+_TARGET_MAX = 4095  # fuse_readlink_folio: a page less one
 
 _ERRNO_MAX = 511
 _TURNS = 5_000  # of the loop; far more than anything here takes without a network
@@ -117,6 +127,11 @@ class RecordingChannel(Channel):
 def _fits(opcode: int, body: memoryview, length: int) -> bool:
     if opcode in _AS_ASKED:
         return bool(length <= READ_IN.unpack(body)[2])
+    if opcode in _SIZED:
+        size = GETXATTR_IN.unpack_from(body)[0]
+        return bool(length <= size if size else length == _SIZE_ALONE)
+    if opcode == Opcode.READLINK:
+        return 0 < length <= _TARGET_MAX
     return length == _REPLY_SIZE.get(Opcode(opcode), 0)
 
 

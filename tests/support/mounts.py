@@ -219,6 +219,19 @@ class Mount:
         # A descriptor, not the number: that may be another process's by the time it is used.
         self._pidfd = os.pidfd_open(self.pid)
 
+    def worker_after(self, pid: int) -> int:
+        """Return the worker that goes on after that one, as soon as it does."""
+        wait_until(lambda: self._resumed() != pid and self._resumed(), "the next worker")
+        self.pid = self._resumed()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd = os.pidfd_open(self.pid)
+        return self.pid
+
+    def _resumed(self) -> int:
+        lines = self.log.lines("resumed")
+        return lines[-1].pid if lines else 0
+
     # -- unmounting -----------------------------------------------------------------------------
 
     def unmount(self, *switches: str) -> subprocess.CompletedProcess[str]:

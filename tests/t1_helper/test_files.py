@@ -45,8 +45,9 @@ def content(fd: int) -> bytes:
 
 
 def opened(*, with_homes: bool = False, **asked: str) -> dict[str, tuple[str, bytes]]:
-    """Open files; return what is in them."""
+    """Open files; return what is in them, the environment excepted."""
     found = open_files(asked, with_homes=with_homes)
+    os.close(found.pop("environment")[1])
     return {name: (path, content(fd)) for name, (path, fd) in found.items()}
 
 
@@ -69,6 +70,11 @@ def test_a_copy_is_no_path_to_the_file(copy: int, tmp_path: Path) -> None:
     make(tmp_path / "passwd", b"rotated")
     assert str(Path(f"/proc/self/fd/{copy}").readlink()).startswith("/memfd:passwd_file")
     assert content(copy) == b"AKIA:secret\n"
+
+
+def test_a_large_file_is_copied_whole(tmp_path: Path) -> None:
+    whole = os.urandom(FILE_MAX)
+    assert opened(ca_bundle=str(make(tmp_path / "ca", whole)))["ca_bundle"][1] == whole
 
 
 def test_a_copy_cannot_be_changed(copy: int) -> None:
@@ -125,12 +131,11 @@ def test_a_secret_that_others_may_touch(tmp_path: Path, mode: int) -> None:
 def test_the_group_may_read_the_system_wide_file(path: str, mode: int, good: bool) -> None:
     """s3fs's rule, see its manual: "640 for /etc/passwd-s3fs, 600 for others"."""
     option = next(o for o in files._OPTIONS if o.names[0] == "passwd_default")
-    status = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, 0, 0, 12, 0, 0, 0))
     if good:
-        files._check(option, path, status)
+        files._check(option, path, stat.S_IFREG | mode)
         return
     with pytest.raises(UsageError, match="others may read or change it"):
-        files._check(option, path, status)
+        files._check(option, path, stat.S_IFREG | mode)
 
 
 def test_what_is_no_secret_may_be_public(tmp_path: Path) -> None:
@@ -233,11 +238,59 @@ def test_option_names() -> None:
         "passwd_default": "passwd_default",
         "shared_credentials_file": "shared_credentials_file",
         "config_file": "config_file",
+        "sse_c_key_file": "sse_c_key_file",
         "ca_bundle": "ca_bundle",
         "ca-bundle": "ca_bundle",
         "log_file": "log_file",
         "logfile": "log_file",
     }
+
+
+# -- the environment -------------------------------------------------------------------------------
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> bytes:
+    """Return what a worker is handed of this environment."""
+    monkeypatch.setattr(os, "environ", os.environ.copy() | variables)
+    path, fd = open_files({}, with_homes=False)["environment"]
+    assert path == ""
+    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    assert seals == files._SEALS
+    return content(fd)
+
+
+def test_the_environment_that_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    text = environment(
+        monkeypatch,
+        AWS_ACCESS_KEY_ID="AKIA",
+        AWS_SECRET_ACCESS_KEY="with = signs\n",
+        https_proxy="http://proxy",
+        NO_PROXY="*",
+        LD_PRELOAD="/evil",
+        PYTHONPATH="/evil",
+        OPENSSL_CONF="/evil",
+        SECRET_OF_ROOT="not a word of it",
+    )
+    assert sorted(text.split(b"\0")) == [
+        b"",
+        b"AWS_ACCESS_KEY_ID=AKIA",
+        b"AWS_SECRET_ACCESS_KEY=with = signs\n",
+        b"NO_PROXY=*",
+        b"https_proxy=http://proxy",
+    ]
+
+
+def test_an_environment_that_is_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert b"AWS_PROFILE=\xff\0" in environment(monkeypatch, AWS_PROFILE="\udcff")
+
+
+def test_an_environment_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "x" * FILE_MAX)
+    with pytest.raises(UsageError, match=f"^environment: larger than {FILE_MAX} bytes$"):
+        open_files({}, with_homes=False)
 
 
 # -- the log ---------------------------------------------------------------------------------------

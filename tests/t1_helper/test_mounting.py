@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fuse_s3_helper import mount as module
 from fuse_s3_helper import syscalls
 from fuse_s3_helper.argv import MountRequest, parse
 from fuse_s3_helper.device import open_device
@@ -69,13 +70,12 @@ def entry(place: str) -> list[str] | None:
 
 
 def mounted(
-    place: str, options: str, spec: str = SPEC, owner: tuple[int, int] = (0, 0)
+    place: str, options: str, spec: str = SPEC, only: tuple[int, int] | None = None
 ) -> list[str]:
     """Mount and attach; return what mountinfo says, after taking it all away again."""
 
     def work() -> list[str]:
-        device = open_device()
-        made = create_mount(asked(place, options, spec), device, owner, pin(place))
+        made = create_mount(asked(place, options, spec), only, pin(place))
         made.attach()
         found = entry(place)
         syscalls.umount(os.fsencode(place), 2)  # MNT_DETACH
@@ -90,19 +90,20 @@ def mounted(
 
 @pytest.mark.usefixtures("way")
 def test_a_mount(place: str) -> None:
-    words = mounted(place, "rw", owner=(7, 8))
+    words = mounted(place, "rw")
     kind, source, superblock = words[words.index("-") + 1 :]
     assert kind == "fuse.s3"
     assert source == SPEC.replace(" ", "\\040")
     assert set(superblock.split(",")) == {
-        *("rw", "user_id=7", "group_id=8", "default_permissions", "allow_other")
+        *("rw", "user_id=0", "group_id=0", "default_permissions", "allow_other")
     }
     assert set(words[5].split(",")) == {"rw", "nosuid", "nodev", "relatime"}
 
 
 @pytest.mark.usefixtures("way")
 def test_a_private_mount(place: str) -> None:
-    assert "allow_other" not in mounted(place, "private")[-1].split(",")
+    superblock = mounted(place, "private", only=(7, 8))[-1]
+    assert set(superblock.split(",")) == {"rw", "user_id=7", "group_id=8", "default_permissions"}
 
 
 # (of the mount, of the superblock) beside those of a mount without any option
@@ -140,7 +141,7 @@ def test_a_long_spec(place: str, size: int) -> None:
 
 def test_the_kernel_reads_ahead_in_full_requests(place: str) -> None:
     def work() -> str:
-        made = create_mount(asked(place, "rw"), open_device(), (0, 0), pin(place))
+        made = create_mount(asked(place, "rw"), None, pin(place))
         made.attach()
         words = entry(place)
         assert words is not None
@@ -151,7 +152,7 @@ def test_the_kernel_reads_ahead_in_full_requests(place: str) -> None:
 
 def test_nobody_sees_a_mount_before_it_is_attached(place: str) -> None:
     def work() -> list[str] | None:
-        made = create_mount(asked(place, "rw"), open_device(), (0, 0), pin(place))
+        made = create_mount(asked(place, "rw"), None, pin(place))
         found = entry(place)
         made.undo()
         return found
@@ -162,7 +163,7 @@ def test_nobody_sees_a_mount_before_it_is_attached(place: str) -> None:
 @pytest.mark.usefixtures("way")
 def test_a_mount_that_fails_is_taken_away(place: str) -> None:
     def work() -> list[str] | None:
-        made = create_mount(asked(place, "rw"), open_device(), (0, 0), pin(place))
+        made = create_mount(asked(place, "rw"), None, pin(place))
         made.undo()
         return entry(place)
 
@@ -179,7 +180,7 @@ def test_it_goes_onto_what_was_pinned(place: str) -> None:
         Path(place).mkdir()
         with contextlib.suppress(FileNotFoundError):
             # mount(2) finds the root of its mount by the path, which fails here in any case.
-            create_mount(asked(place, "rw"), open_device(), (0, 0), point).attach()
+            create_mount(asked(place, "rw"), None, point).attach()
         return entry(place), entry(place + "-moved")
 
     impostor, pinned = with_own_mounts(work)
@@ -192,10 +193,8 @@ def test_it_goes_onto_what_was_pinned(place: str) -> None:
 
 def test_the_kernels_own_words_reach_the_user(place: str) -> None:
     """`context` would have been taken out by libmount where there is no SELinux."""
-    device = open_device()
     with pytest.raises(MountError) as caught:
-        create_mount(asked(place, "context=a:b:c"), device, (0, 0), pin(place))
-    os.close(device)
+        create_mount(asked(place, "context=a:b:c"), None, pin(place))
     text = str(caught.value)
     assert text.startswith("the kernel refuses the mount: ")
     assert "context" in text.removeprefix("the kernel refuses the mount: ")
@@ -203,18 +202,18 @@ def test_the_kernels_own_words_reach_the_user(place: str) -> None:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("options", ["mand", "rw"])
-def test_a_refusal_without_words(place: str, options: str) -> None:
+def test_a_refusal_without_words(place: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """FUSE has no mandatory locks; and a descriptor of something else is no device."""
-    device = open_device() if options == "mand" else os.open("/dev/null", os.O_RDWR)
+    if options == "rw":
+        monkeypatch.setattr(module, "open_device", lambda: os.open("/dev/null", os.O_RDWR))
 
     def work() -> str:
         with pytest.raises(MountError) as caught:
-            create_mount(asked(place, options), device, (0, 0), pin(place))
+            create_mount(asked(place, options), None, pin(place))
         assert entry(place) is None
         return str(caught.value)
 
     assert with_own_mounts(work) == "the kernel refuses the mount: Invalid argument"
-    os.close(device)
 
 
 def test_an_unexpected_failure_of_fsopen_is_not_hidden(
@@ -222,7 +221,7 @@ def test_an_unexpected_failure_of_fsopen_is_not_hidden(
 ) -> None:
     monkeypatch.setattr(syscalls, "fsopen", lambda _: _refuse(errno.ENODEV))
     with pytest.raises(OSError, match="No such device"):
-        create_mount(asked(place, "rw"), 99, (0, 0), pin(place))
+        create_mount(asked(place, "rw"), None, pin(place))
 
 
 # -- whether it serves -----------------------------------------------------------------------------
@@ -269,10 +268,9 @@ def children() -> set[str]:
 
 
 def test_a_mount_that_is_served_serves(place: str) -> None:
-    device = open_device()
-    made = create_mount(asked(place, "rw"), device, (0, 0), pin(place))
+    made = create_mount(asked(place, "rw"), None, pin(place))
     before = children()
-    with held_by(device, serve_root):
+    with held_by(made.device, serve_root):
         assert made.serves(60.0)
         assert made.serves(60.0)
         made.undo()
@@ -283,9 +281,8 @@ def test_a_mount_that_nobody_serves_does_not_and_nobody_hangs(place: str) -> Non
     """The look at it cannot be interrupted; it ends when the connection does."""
 
     def work() -> bool:
-        device = open_device()
-        made = create_mount(asked(place, "rw"), device, (0, 0), pin(place))
-        with held_by(device, lambda _: signal.pause()):
+        made = create_mount(asked(place, "rw"), None, pin(place))
+        with held_by(made.device, lambda _: signal.pause()):
             serves = made.serves(0.05)
         # The last copy of the device is gone: the one who still looks comes back with an error.
         _, status = os.wait()
@@ -298,17 +295,15 @@ def test_a_mount_that_nobody_serves_does_not_and_nobody_hangs(place: str) -> Non
 
 
 def test_a_mount_whose_worker_dies_does_not_serve(place: str) -> None:
-    device = open_device()
-    made = create_mount(asked(place, "rw"), device, (0, 0), pin(place))
-    with held_by(device, lambda _: None):
+    made = create_mount(asked(place, "rw"), None, pin(place))
+    with held_by(made.device, lambda _: None):
         assert not made.serves(60.0)
     made.undo()
 
 
 def test_a_mount_that_is_for_somebody_else_alone_is_not_looked_into(place: str) -> None:
-    device = open_device()
-    made = create_mount(asked(place, "owner_only"), device, (12345, 12345), pin(place))
-    with held_by(device, serve_root):
+    made = create_mount(asked(place, "owner_only"), (12345, 12345), pin(place))
+    with held_by(made.device, serve_root):
         assert made.serves(60.0)
         made.undo()
 
@@ -320,13 +315,12 @@ def flags_after(place: str, *options: str) -> list[set[str]]:
     """Mount with the first options and remount with the others; return the flags after each."""
 
     def work() -> list[set[str]]:
-        device = open_device()
-        made = create_mount(asked(place, options[0]), device, (0, 0), pin(place))
+        made = create_mount(asked(place, options[0]), None, pin(place))
         made.attach()
         found = []
-        with held_by(device, serve_root):  # pinning looks at what it pins
+        with held_by(made.device, serve_root):  # pinning looks at what it pins
             for words in options[1:]:
-                remount(asked(place, words), pin(place))
+                remount(asked(place, words))
                 line = entry(place)
                 assert line is not None
                 found.append(set(line[5].split(",")))
@@ -351,7 +345,7 @@ def test_remount_of_something_else(place: str) -> None:
         syscalls.mount(b"none", os.fsencode(place), b"tmpfs", 0, b"")
         before = entry(place)
         with pytest.raises(MountError) as caught:
-            remount(asked(place, "remount,ro"), pin(place))
+            remount(asked(place, "remount,ro"))
         assert entry(place) == before
         return str(caught.value)
 
@@ -366,7 +360,7 @@ def test_remount_of_a_directory_beneath_another_programs_mount(place: str) -> No
         data = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
         syscalls.mount(b"host:", os.fsencode(place), b"fuse.sshfs", 0, data)
         with held_by(device, serve_root), pytest.raises(MountError) as caught:
-            remount(asked(place, "remount,ro"), pin(place))
+            remount(asked(place, "remount,ro"))
         return str(caught.value)
 
     assert "is on fuse.sshfs: remount needs a mounted bucket" in with_own_mounts(work)

@@ -34,6 +34,13 @@ OBJECTS = {
     "c\udcff".encode("utf-8", "surrogateescape").decode("latin-1"): b"",
 }
 
+# What a mount with -o posix has besides: a link, a device, nonsense.
+KEPT = {
+    "b": {"x-amz-meta-mode": "41471"},
+    "d/a": {"x-amz-meta-mode": "25008", "x-amz-meta-rdev": "1281", "x-amz-meta-uid": "-7"},
+    "c": {"x-amz-meta-xattr": "%7B%22user.a%22%3A%22Yg%3D%3D%22%7D", "x-amz-meta-mtime": "x"},
+}
+
 # -- requests --------------------------------------------------------------------------------------
 
 U64, U32 = st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)
@@ -46,7 +53,13 @@ HANDLE = st.sampled_from([1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 0, 99, 2**64 - 1])
 OFFSET = st.sampled_from([0, 0, 0, 1, 2, 3, 5, 999, 1 << 20, 5 * 10**12, 2**63, 2**64 - 1])
 SIZE = st.sampled_from([0, 1, 32, 160, 4096, 1 << 20, 2**32 - 1])
 OPEN_FLAGS = st.sampled_from([0, 1, 2, 0o1000, 0o1001, 0o2001, 2**32 - 1])
-MODE = st.sampled_from([0o100644, 0o100600, 0o040755, 0o010644, 0, 2**32 - 1])
+MODE = st.sampled_from([0o100644, 0o104755, 0o040755, 0o010644, 0o020620, 0, 2**32 - 1])
+XATTR = st.sampled_from(
+    [b"user.a", b"user.b", b"system.posix_acl_access", b"system.posix_acl_default", b"a", b""]
+).map(lambda name: name + b"\0")
+# Of u::rw-,g::r--,o::r-- and one with a mask.
+LIST = pack("<IHHIHHIHHI", 2, 1, 6, 2**32 - 1, 4, 4, 2**32 - 1, 32, 4, 2**32 - 1)
+VALUE = st.binary(max_size=20) | st.sampled_from([b"x" * 1900, b"x" * 2100, LIST, LIST[:-1]])
 
 
 def packed(layout: str, *fields: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
@@ -72,6 +85,13 @@ def init_in() -> st.SearchStrategy[bytes]:
     return short | joined(short, packed("<I44x", U32))
 
 
+def setxattr_in() -> st.SearchStrategy[bytes]:
+    flags = st.sampled_from([0, 0, 1, 2]) | U32
+    return st.tuples(flags, flags, XATTR, VALUE).map(
+        lambda x: pack("<IIII", len(x[3]), x[0], x[1], 0) + x[2] + x[3]
+    )
+
+
 FH_IN = packed("<QIIQ", HANDLE, U32, U32, U64)
 BODIES: dict[int, st.SearchStrategy[bytes]] = {
     **dict.fromkeys((Opcode.LOOKUP, Opcode.UNLINK, Opcode.RMDIR), NAME),
@@ -79,7 +99,13 @@ BODIES: dict[int, st.SearchStrategy[bytes]] = {
     **dict.fromkeys((Opcode.READ, Opcode.READDIR, Opcode.READDIRPLUS), read_in()),
     **dict.fromkeys((Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH), FH_IN),
     **dict.fromkeys((Opcode.FSYNC, Opcode.FSYNCDIR), packed("<QII", HANDLE, U32, U32)),
-    **dict.fromkeys((Opcode.STATFS, Opcode.DESTROY), st.just(b"")),
+    **dict.fromkeys((Opcode.STATFS, Opcode.DESTROY, Opcode.READLINK), st.just(b"")),
+    Opcode.SYMLINK: joined(NAME, st.sampled_from([b"\0", b"to/there\0", b"x" * 4095 + b"\0"])),
+    Opcode.LINK: joined(packed("<Q", NODE), NAME),
+    Opcode.SETXATTR: setxattr_in(),
+    Opcode.GETXATTR: joined(packed("<II", SIZE, U32), XATTR),
+    Opcode.LISTXATTR: packed("<II", SIZE, U32),
+    Opcode.REMOVEXATTR: XATTR,
     Opcode.FORGET: packed("<Q", st.integers(0, 3) | U64),
     Opcode.BATCH_FORGET: st.lists(packed("<QQ", NODE, st.integers(0, 3)), max_size=4).map(
         lambda pairs: pack("<II", len(pairs), 0) + b"".join(pairs)
@@ -181,7 +207,10 @@ class Bugs(logging.Handler):
 async def serve(requests: list[bytes], pauses: random.Random, bugs: Bugs) -> None:
     """Make all requests, some before the earlier ones are answered."""
     store = MemoryStore(OBJECTS)
-    options = Settings.model_validate({"metadata_ttl": pauses.choice(["0", "1", "indefinite"])})
+    for key, headers in KEPT.items():
+        store.write(key, OBJECTS.get(key, b""), headers=headers)
+    lifetime = pauses.choice(["0", "1", "indefinite"])
+    options = Settings.model_validate({"metadata_ttl": lifetime, "posix": pauses.choice([0, 1])})
     fs = build_file_system(store, options, Owner(0, 0), "")
     # Any size can be had, and is stored, if only of zeros: that takes no time up to here.
     fs._core.writers.uploads.size_limit = fs._core.writers.staging.size_limit = _SIZE_MAX
@@ -210,7 +239,15 @@ def wants_answer(request: bytes) -> bool:
 
 
 MAY_BE_LOGGED = (
-    *("malformed_request", "request_failed", "keys_without_a_path", "marker_failed", "init"),
+    *(
+        "malformed_request",
+        "request_failed",
+        "keys_without_a_path",
+        "marker_failed",
+        "init",
+        "metadata_nonsense",
+        "metadata_failed",
+    ),
 )
 
 

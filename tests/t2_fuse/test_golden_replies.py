@@ -38,6 +38,9 @@ INODES = {
     "d": b"\x9f\x45\xef\x7e\x21\xab\xfd\x2c",
     "file": b"\x47\xc2\x61\x1f\x76\x08\x3f\x29",
     "new": b"\x77\xa4\x12\xf5\x99\x08\xd2\xdc",
+    "kept": b"\x4f\x8a\xe3\x1c\x61\x30\xb0\x88",
+    "link": b"\xbb\x62\xc9\x61\x47\x00\x3b\x82",
+    "dev": b"\x06\x36\x6f\x41\xa3\x44\xd7\xe6",
     "node": b"\xa3\x72\x3d\x4e\xfb\xe0\xa7\x74",
     "dir": b"\x3b\x72\xd0\x5c\x85\x2f\x4b\xb8",
 }
@@ -69,6 +72,32 @@ CHMODDED = (
     INODES["file"] + ELEVEN + STORED_TIMES
     + b"\xc0\x81\x00\x00" + b"\x01\x00\x00\x00"  # 0100700, one link
     + OWNER + ATTR_END
+)  # fmt: skip
+
+# Who made it keeps it: the requests are those of user and group 1000.
+MAKER = b"\xe8\x03\x00\x00" * 2
+KEPT = (
+    INODES["kept"] + ELEVEN
+    + b"\xe9\xb8\xdd\x54\x02\x00\x00\x00"  # atime 10,013,751,529
+    + b"\xff\xff\xff\xff\xff\xff\xff\xff"  # mtime -1
+    + b"\x00\x10\x5e\x5f\x00\x00\x00\x00"  # ctime
+    + b"\x01\x00\x00\x00" + b"\x00\x65\xcd\x1d" + bytes(4)  # 1 ns, half a second, none
+    + b"\xed\x89\x00\x00" + b"\x01\x00\x00\x00"  # 0104755, one link
+    + b"\xfe\xff\xff\xff" + b"\x00\x00\x00\x80"  # uid, gid: all bits count
+    + ATTR_END
+)  # fmt: skip
+LINK = (
+    INODES["link"]
+    + b"\x06\x00\x00\x00\x00\x00\x00\x00" + b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    + WRITTEN_TIMES
+    + b"\xff\xa1\x00\x00" + b"\x01\x00\x00\x00"  # 0120777, one link
+    + MAKER + ATTR_END
+)  # fmt: skip
+DEVICE = (
+    INODES["dev"] + NO_SIZE + WRITTEN_TIMES
+    + b"\x80\x21\x00\x00" + b"\x01\x00\x00\x00"  # 020620 without 022: 020600
+    + MAKER
+    + b"\x01\x05\x00\x00" + ATTR_END[4:]  # rdev: 5, 1
 )  # fmt: skip
 
 
@@ -117,6 +146,8 @@ INIT = (
     b"\xc8\x00\x00\x00" + bytes(28)  # flags2, and what is not used
 )
 
+POSIX_INIT = INIT[:12] + b"\x69\xf0\xf4\x70" + INIT[16:]  # flags
+
 
 def fh(handle: int) -> bytes:
     return pack("<QIIQ", handle, 0, 0, 0)  # RELEASE, FLUSH
@@ -128,6 +159,15 @@ def reading(handle: int, offset: int = 0, size: int = 4096) -> bytes:
 
 CREATE = pack("<IIII", os.O_WRONLY, stat.S_IFREG | 0o600, 0, 0) + b"new\0"
 MKNOD = pack("<IIII", stat.S_IFREG | 0o600, 0, 0, 0) + b"node\0"
+MKNOD_DEVICE = pack("<IIII", stat.S_IFCHR | 0o620, 0x0501, 0o22, 0) + b"dev\0"
+# size, XATTR_CREATE, setxattr_flags, padding
+SETXATTR = pack("<IIII", 5, 1, 0, 0) + b"user.a\0value"
+
+
+def sized(size: int) -> bytes:
+    return pack("<II", size, 0)  # GETXATTR, LISTXATTR
+
+
 CHMOD = pack("<II60xI16x", Fattr.MODE, 0, stat.S_IFREG | 0o700)
 
 # -- the conversation ------------------------------------------------------------------------------
@@ -157,7 +197,8 @@ STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
         *(Opcode.READDIRPLUS, 2, reading(1)),
         bytes(128) + DOTS[0] + bytes(128) + DOTS[1] + entry(3, FILE) + FILE_RECORD,
     ),
-    (Opcode.FSYNCDIR, 2, bytes(16), b""),
+    (Opcode.FSYNCDIR, 2, pack("<QII", 1, 0, 0), b""),
+    (Opcode.FSYNCDIR, 2, pack("<QII", 9, 0, 0), errno.EBADF),
     (Opcode.RELEASEDIR, 2, fh(1), b""),
     (Opcode.CREATE, 1, CREATE, entry(4, NEW) + opened(2)),
     (
@@ -192,6 +233,36 @@ STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
     (Opcode.RENAME2, 6, pack("<QII", 1, 1, 0) + b"moved\0node\0", b""),
     (Opcode.UNLINK, 1, b"node\0", b""),
     (Opcode.RMDIR, 1, b"dir\0", b""),
+    (Opcode.READLINK, 3, b"", errno.EPERM),
+    (Opcode.SYMLINK, 1, b"link\0target\0", errno.EPERM),
+    (Opcode.LINK, 1, pack("<Q", 3) + b"second\0", errno.EOPNOTSUPP),
+    (Opcode.SETXATTR, 3, SETXATTR, errno.ENOSYS),
+    (Opcode.GETXATTR, 3, sized(0) + b"user.a\0", errno.ENOSYS),
+    (Opcode.LISTXATTR, 3, sized(0), errno.ENOSYS),
+    (Opcode.REMOVEXATTR, 3, b"user.a\0", errno.ENOSYS),
+    (Opcode.DESTROY, 0, b"", b""),
+]
+# What a mount says that keeps such things.
+POSIX_STEPS: list[tuple[Opcode, int, bytes, bytes | int]] = [
+    (Opcode.INIT, 0, pack("<IIIII44x", 7, 45, 131072, 0x73FFFFFB, 0x5FD), POSIX_INIT),
+    (Opcode.LOOKUP, 1, b"kept\0", entry(2, KEPT)),
+    (Opcode.SYMLINK, 1, b"link\0target\0", entry(3, LINK)),
+    (Opcode.READLINK, 3, b"", b"target"),
+    (Opcode.READLINK, 2, b"", errno.EINVAL),
+    (Opcode.LINK, 1, pack("<Q", 2) + b"second\0", errno.EOPNOTSUPP),
+    (Opcode.SETXATTR, 2, SETXATTR, b""),
+    (Opcode.SETXATTR, 2, SETXATTR, errno.EEXIST),
+    (Opcode.GETXATTR, 2, sized(0) + b"user.a\0", b"\x05\x00\x00\x00" + bytes(4)),  # size
+    (Opcode.GETXATTR, 2, sized(5) + b"user.a\0", b"value"),
+    (Opcode.GETXATTR, 2, sized(4) + b"user.a\0", errno.ERANGE),
+    (Opcode.GETXATTR, 2, sized(5) + b"user.b\0", errno.ENODATA),
+    (Opcode.LISTXATTR, 2, sized(0), b"\x07\x00\x00\x00" + bytes(4)),
+    (Opcode.LISTXATTR, 2, sized(7), b"user.a\0"),
+    (Opcode.LISTXATTR, 2, sized(6), errno.ERANGE),
+    (Opcode.REMOVEXATTR, 2, b"user.a\0", b""),
+    (Opcode.REMOVEXATTR, 2, b"user.a\0", errno.ENODATA),
+    (Opcode.LISTXATTR, 2, sized(7), b""),
+    (Opcode.MKNOD, 1, MKNOD_DEVICE, entry(4, DEVICE)),
     (Opcode.DESTROY, 0, b"", b""),
 ]
 # Nothing is written for these, whatever they say.
@@ -217,8 +288,8 @@ class Wire(Channel):
 class Worker:
     """A worker that serves OBJECTS."""
 
-    def __init__(self) -> None:
-        settings = Settings.model_validate({"metadata_ttl": "indefinite"})
+    def __init__(self, **options: object) -> None:
+        settings = Settings.model_validate({"metadata_ttl": "indefinite", **options})
         self.bucket = GatedStore(OBJECTS, clock=lambda: STORED)
         self.fs = build_file_system(self.bucket, settings, Owner(1001, 1002), "")
         self.wire = Wire()
@@ -262,6 +333,24 @@ async def test_a_whole_conversation() -> None:
 
 
 @on_loop()
+async def test_a_conversation_about_what_is_kept() -> None:
+    worker = Worker(posix=True)
+    headers = {
+        "x-amz-meta-mode": "35309",
+        "x-amz-meta-uid": "4294967294",
+        "x-amz-meta-gid": "2147483648",
+        "x-amz-meta-atime": "10013751529.000000001",
+        "x-amz-meta-mtime": "-0.5",
+        "x-amz-meta-ctime": "1600000000",
+    }
+    worker.bucket.write("kept", b"hello world", headers=headers)
+    for number, (opcode, nodeid, body, reply) in enumerate(POSIX_STEPS):
+        written = await worker.ask(opcode, nodeid, body)
+        assert written == [message(reply)], f"step {number}, {opcode.name}"
+    await worker.fs.close()
+
+
+@on_loop()
 async def test_what_is_not_served() -> None:
     worker = Worker()
     for opcode in sorted(set(Opcode) - SERVED.keys()):
@@ -270,5 +359,5 @@ async def test_what_is_not_served() -> None:
 
 
 def test_there_is_a_golden_reply_for_every_served_opcode() -> None:
-    assert {opcode for opcode, *_ in STEPS} == SERVED.keys() - UNANSWERED
+    assert {opcode for opcode, *_ in STEPS + POSIX_STEPS} == SERVED.keys() - UNANSWERED
     assert {opcode for opcode, *_ in SILENT} == UNANSWERED

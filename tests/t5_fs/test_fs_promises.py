@@ -18,7 +18,7 @@ from fuse_s3_worker.fs import namespace
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.nodes import ROOT_ID
 from fuse_s3_worker.fs.plain import Plain
-from fuse_s3_worker.main import _owner
+from fuse_s3_worker.preparation import owner_of
 from fuse_s3_worker.serve import ownership_of
 from support.tree import LIFETIME, Tree, tree
 from support.virtualtime import on_loop, run
@@ -52,7 +52,7 @@ def test_one_owner_for_everything(
         read_only=False, sloppy=False, dry_run=False, foreground=False,
     )  # fmt: skip
     configuration = configure(order.spec, order.options, sloppy=order.sloppy)
-    ownership = ownership_of(configuration.settings, _owner(configuration, order))
+    ownership = ownership_of(configuration.settings, owner_of(configuration, order))
 
     async def body() -> None:
         objects = {"file": b"1", "d/file": b"22", "marked/": b"", "marked/e/file": b""}

@@ -492,7 +492,7 @@ async def test_a_newer_version_is_renamed() -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_version_that_changes_while_it_is_copied(strict: bool) -> None:
-    """[S74] A file that another client replaces meanwhile is left where it is."""
+    """A file that another client replaces meanwhile is left where it is."""
 
     async def body() -> None:
         async with tree({"a": b"old"}) as t:

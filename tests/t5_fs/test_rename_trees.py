@@ -185,7 +185,7 @@ async def test_keys_that_would_be_too_long() -> None:
 
 @on_loop()
 async def test_limit() -> None:
-    """[S73] More than `rename_dir_limit` keys below give EXDEV, and mv copies by itself."""
+    """More than `rename_dir_limit` keys below give EXDEV, and mv copies by itself."""
     objects = {f"d/{number}": b"1" for number in range(10)}
 
     async def body(limit: int) -> Tree:

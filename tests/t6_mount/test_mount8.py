@@ -43,7 +43,7 @@ def test_every_road_leads_to_the_same_mount(bucket: Bucket, road: str) -> None:
 
 
 def test_mount_is_done_when_the_bucket_has_answered(bucket: Bucket, proxy: Proxy) -> None:
-    """[S60] mount succeeds after the bucket has answered; otherwise it says why, and nothing is
+    """[S74] mount succeeds after the bucket has answered; otherwise it says why, and nothing is
     mounted.
     """
     mnt = Mount(bucket, store=bucket.store.at(proxy.endpoint))
@@ -142,7 +142,7 @@ def test_remount_read_only(bucket: Bucket) -> None:
 
 
 def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
-    """[S65] remount changes ro, noexec, noatime and their like; it changes no option of the
+    """[S79] remount changes ro, noexec, noatime and their like; it changes no option of the
     worker.
     """
     bucket.put("x", b"1")
@@ -190,7 +190,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("option", ["ro", "read-only"])
 def test_read_only(bucket: Bucket, option: str) -> None:
-    """[S63] A read-only mount gives EROFS for every change."""
+    """[S77] A read-only mount gives EROFS for every change."""
     bucket.put_many([("x", b"1"), ("d/", b"")])
     with Mount(bucket, option) as mnt:
         assert (mnt / "x").read_bytes() == b"1"
@@ -217,16 +217,13 @@ def test_fake_mount_judges_the_options_and_touches_nothing(bucket: Bucket) -> No
     assert not mnt.close()
 
 
-def test_verbose_names_the_worker(bucket: Bucket) -> None:
+def test_verbose_says_what_is_mounted_where(bucket: Bucket) -> None:
     with Mount(bucket) as mnt:
         mnt.unmount()
         mnt.wait_for_worker()
         words = ("mount", "-v", "-t", "s3", bucket.name, mnt.path, "-o", mnt.options)
         done = run(*words, environment=clean_environment(bucket.store))
         mnt.watch()
-        assert (
-            f"mount.s3: worker {mnt.pid} runs as fuse-s3 and reaches {bucket.name}" in done.stdout
-        )
         assert f"mount.s3: {bucket.name} is mounted on {mnt.path}" in done.stdout
 
 
@@ -260,7 +257,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("options", FLAGS)
 def test_kernel_flags(bucket: Bucket, options: str) -> None:
-    """[S64] nosuid and nodev are always on."""
+    """[S78] nosuid and nodev are always on."""
     with Mount(bucket, *filter(None, options.split(","))) as mnt:
         shown = set(entries_at(mnt.path)[-1].options.split(","))
         assert {"nosuid", "nodev"} <= shown

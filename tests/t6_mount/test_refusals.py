@@ -68,7 +68,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options(attempt: Attempt, proxy: Proxy, case: str) -> None:
-    """[S61] An option that is not known, or has a bad value, is refused before anything is
+    """[S75] An option that is not known, or has a bad value, is refused before anything is
     mounted.
     """
     options, status, words = OPTIONS[case]
@@ -80,7 +80,7 @@ def test_options(attempt: Attempt, proxy: Proxy, case: str) -> None:
 
 @pytest.mark.parametrize("form", ["{}/no/such", "s3://{}/no/such/", "{}:/no/such"])
 def test_prefix_that_no_key_has(bucket: Bucket, attempt: Attempt, form: str) -> None:
-    """[S62] A prefix that no key begins with cannot be mounted."""
+    """[S76] A prefix that no key begins with cannot be mounted."""
     bucket.put_many([("no/suc", b"1"), ("no/such", b"1"), ("no/such.txt", b"1")])
     attempt.spec = form.format(bucket.name)
     attempt.refused(FAILURE, "begins with 'no/such/'", "put-object")
@@ -159,12 +159,3 @@ def test_mount_point_is_a_file(attempt: Attempt, tmp_path: Path) -> None:
     attempt.directory = tmp_path / "file"
     attempt.directory.touch()
     attempt.refused(FAILURE, f"mount point {attempt.directory}: Not a directory")
-
-
-def test_ordinary_user(attempt: Attempt) -> None:
-    as_nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    done = run(*as_nobody, "mount.s3", attempt.spec, attempt.directory)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("mount.s3: only root can mount")
-    assert done.returncode == USAGE
-    assert not entries_at(attempt.directory)

@@ -162,7 +162,6 @@ def test_git(bucket: Bucket, tmp_path: Path) -> None:
 
 
 def test_mapped_reads(bucket: Bucket) -> None:
-    """[S46] A file can be mapped into memory for reading."""
     content = os.urandom(3 << 20)
     bucket.put("x", content)
     with (

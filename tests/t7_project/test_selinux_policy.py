@@ -13,7 +13,7 @@ from support.process import ROOT
 
 SELINUX = ROOT / "selinux"
 BUILD = ROOT / "build/selinux"
-WORKER, HELPER = "fuse_s3_worker_t", "fuse_s3_helper_t"
+WORKER, HELPER, KEEPER = "fuse_s3_worker_t", "fuse_s3_helper_t", "fuse_s3_keeper_t"
 
 _NEEDED = ("checkmodule", "semodule_package", "semodule_link", "semodule_expand", "sesearch", "m4")
 
@@ -81,10 +81,8 @@ def test_whoever_mounts_starts_the_helper_in_its_domain(rules: Rules, source: st
     assert HELPER in rules.types(source, "process", "transition")
 
 
-@pytest.mark.parametrize("source", [HELPER, "init_t"])
-def test_the_worker_is_started_by_the_helper_or_the_service_manager(
-    rules: Rules, source: str
-) -> None:
+@pytest.mark.parametrize("source", [HELPER, KEEPER, "init_t"])
+def test_the_worker_is_started_by_ours_or_the_service_manager(rules: Rules, source: str) -> None:
     assert rules("-T", "-s", source, "-t", "fuse_s3_worker_exec_t", "-c", "process") == [
         f"type_transition {source} fuse_s3_worker_exec_t:process {WORKER};"
     ]
@@ -92,9 +90,18 @@ def test_the_worker_is_started_by_the_helper_or_the_service_manager(
         assert WORKER in rules.types(source, "process2", permission)
 
 
-def test_the_helper_starts_the_worker_and_nothing_else(rules: Rules) -> None:
-    assert rules.types(HELPER, "process", "transition") == {WORKER}
-    assert rules.types(HELPER, "file", "execute_no_trans") == set()
+@pytest.mark.parametrize(("source", "started"), [(HELPER, {KEEPER, WORKER}), (KEEPER, {WORKER})])
+def test_helper_and_keeper_start_nothing_else(rules: Rules, source: str, started: set[str]) -> None:
+    assert rules.types(source, "process", "transition") == started
+    assert rules.types(source, "file", "execute_no_trans") == set()
+
+
+def test_the_keeper_has_no_power_and_no_network(rules: Rules) -> None:
+    for kind in ("capability", "tcp_socket", "udp_socket", "filesystem"):
+        assert rules("-A", "-s", KEEPER, "-ds", "-c", kind) == [], kind
+    assert rules("-A", "-s", KEEPER, "-t", "fuse_device_t") == [
+        f"allow {KEEPER} fuse_device_t:chr_file {{ getattr read write }};"
+    ]
 
 
 # -- what the worker may ---------------------------------------------------------------------------
@@ -204,7 +211,8 @@ def test_a_planted_rule_breaks_the_build(name: str, policy: Path, tmp_path: Path
 # -- files -----------------------------------------------------------------------------------------
 
 
-LITERAL = ("/usr/sbin/mount\\.s3", "/usr/bin/mount\\.s3", "/usr/lib/fuse-s3/bin/fuse-s3-worker")
+LITERAL = ("/usr/sbin/mount\\.s3", "/usr/bin/mount\\.s3", "/usr/lib/fuse-s3/bin/fuse-s3-worker",
+           "/usr/lib/fuse-s3/bin/fuse-s3-keeper")  # fmt: skip
 
 
 def test_installed_files_have_their_types() -> None:

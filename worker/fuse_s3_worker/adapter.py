@@ -35,6 +35,7 @@ from fuse_s3_worker.fuse.channel import Channel
 from fuse_s3_worker.fuse.negotiate import (
     WANTED,
     WANTED_WITH_POSIX,
+    Negotiated,
     UnsupportedKernelError,
     negotiate,
 )
@@ -48,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 _SECOND = 1_000_000_000
 _FOREVER = float("inf")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 Work = Coroutine[Any, Any, None]
 
@@ -57,6 +59,7 @@ class Adapter(LinkingHandlers):
 
     Attributes:
         initialized: set when INIT was answered.
+        agreed: what was agreed then.
         requests: how many requests came in.
     """
 
@@ -69,7 +72,10 @@ class Adapter(LinkingHandlers):
             row.handler: getattr(self, f"_{row.handler}") for row in SERVED.values()
         }
         self.initialized = asyncio.Event()
+        self.agreed: Negotiated | None = None
         self.requests = 0
+        self._held: list[bytes] | None = None
+        self._silent = False
         fs.attach(self)
 
     # -- one request ----------------------------------------------------------------------------
@@ -88,6 +94,9 @@ class Adapter(LinkingHandlers):
             return
         try:
             message = row.decode(request[IN_HEADER.size :])
+            if self._held is not None and self._begins_writing(header, message):
+                self._held.append(bytes(request))
+                return
             work = self._handlers[row.handler](header, message)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
             self._failed(header, error, answer=row.replies)
@@ -106,7 +115,8 @@ class Adapter(LinkingHandlers):
         self._tasks.pop(header.unique, None)
         if task.cancelled():
             work.close()
-            self._channel.fail(header.unique, errno.EINTR)
+            if not self._silent:
+                self._channel.fail(header.unique, errno.EINTR)
 
     async def _finish(self, header: Header, work: Work) -> None:
         try:
@@ -142,6 +152,34 @@ class Adapter(LinkingHandlers):
 
     # -- the end --------------------------------------------------------------------------------
 
+    def hold_writers(self) -> None:
+        """Leave unanswered what would begin to change a file: it is for the next worker."""
+        self._held = []
+
+    def let_writers_in(self) -> None:
+        """Serve what was held: there will not be another worker now."""
+        held, self._held = self._held or [], None
+        for request in held:
+            self.dispatch(memoryview(request))
+
+    def _begins_writing(self, header: Header, message: object) -> bool:
+        files = self._fs.files
+        match message:
+            case requests.Create():
+                return True
+            case requests.Open():
+                return header.opcode == Opcode.OPEN and bool(message.flags & _WRITING)
+            case requests.Write():
+                return not files.changed(message.fh)
+            case requests.Setattr():
+                return message.size is not None and not self._fs.changed(header.nodeid)
+            case _:
+                return False
+
+    def leave_to_next(self) -> None:
+        """Answer nothing any more but what is finished anyway: the kernel will ask again."""
+        self._silent = True
+
     async def drain(self) -> None:
         """Wait for what must be finished; end what nobody waits for any more."""
         for task, interruptible in list(self._tasks.values()):
@@ -166,6 +204,7 @@ class Adapter(LinkingHandlers):
         self._channel.reply(header.unique, reply)
         if agreed is not None:
             event(_log, logging.DEBUG, "init", {"minor": agreed.minor, "flags": agreed.flags})
+            self.agreed = agreed
             self.initialized.set()
 
     def _destroy(self, header: Header, _: requests.Empty) -> None:
@@ -367,11 +406,14 @@ class Adapter(LinkingHandlers):
 
     async def _fill(self, header: Header, read: requests.Read, *, plus: bool) -> None:
         buffer = replies.DirentBuffer(read.size)
-        records = self._fs.directories.entries(read.fh, read.offset)
+        records, last = self._fs.directories.entries(read.fh, read.offset), None
         async with contextlib.aclosing(records):
             async for record in records:
                 if not self._add_record(buffer, read.fh, record, plus=plus):
                     break
+                last = record
+        if last is not None and not last.is_dot:
+            self._fs.directories.reached(read.fh, last)
         self._channel.reply(header.unique, buffer.encode())
 
     def _add_record(

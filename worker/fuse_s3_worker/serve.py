@@ -1,12 +1,16 @@
 """A session: from a descriptor with a mount behind it to the last byte stored after unmount."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
+from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from fuse_s3_worker.adapter import Adapter
+from fuse_s3_worker.cache.attributestore import AttributeStore
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.config.options import Settings
 from fuse_s3_worker.fs.attributes import Ownership
@@ -14,6 +18,7 @@ from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fs.movejournal import Journals
 from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.treerename import Moving
+from fuse_s3_worker.fuse import replies
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.posix.inode import Defaults
@@ -25,12 +30,16 @@ from fuse_s3_worker.transfer.staging import Staging
 from fuse_s3_worker.transfer.uploads import Uploads
 from fuse_s3_worker.transfer.writer import Writers
 
-__all__ = ["Owner", "Session", "build_file_system", "ownership_of"]
+__all__ = ["End", "Owner", "Session", "build_file_system", "ownership_of"]
 
 _log = logging.getLogger(__name__)
 
 _REQUESTS_A_TURN = 32  # of the kernel, before the connections get theirs
 _EXPIRE_EVERY = 30.0  # seconds
+_SECOND = 1_000_000_000  # nanoseconds
+_HAND_OVER_PATIENCE = 60.0  # seconds for programs that write to close their files
+_LOOK_EVERY = 0.02  # seconds between looks whether they have
+_FINISH_PATIENCE = 30.0  # seconds, more than any request to the store that is not waited out
 
 
 class Owner(NamedTuple):
@@ -40,15 +49,19 @@ class Owner(NamedTuple):
     gid: int
 
 
-def ownership_of(settings: Settings, owner: Owner) -> Ownership:
-    """Return the attributes that options give to files, and defaults to what they leave open."""
+def ownership_of(settings: Settings, owner: Owner, mounted_at: int | None = None) -> Ownership:
+    """Return the attributes that options give to files, and defaults to what they leave open.
+
+    `mounted_at` is in nanoseconds since the epoch; without it, this is when it is mounted.
+    """
+    mounted_at = int(time.time()) * _SECOND if mounted_at is None else mounted_at
     file_mode, dir_mode = settings.file_mode, settings.dir_mode
     return Ownership(
         uid=owner.uid,
         gid=owner.gid,
         file_mode=0o666 & ~settings.umask if file_mode is None else file_mode,
         dir_mode=0o777 & ~settings.umask if dir_mode is None else dir_mode,
-        mounted_at=int(time.time()) * 1_000_000_000,
+        mounted_at=mounted_at // _SECOND * _SECOND,
     )
 
 
@@ -58,14 +71,18 @@ def build_file_system(
     owner: Owner,
     prefix: str,
     directory: StageDirectory | None = None,
+    mounted_at: int | None = None,
 ) -> FileSystem:
-    """Put the parts of a mount together; `directory` is where files that are changed are staged."""
+    """Put the parts of a mount together.
+
+    `directory` is where files that are changed are staged, and where answers are kept.
+    """
     pool = Pool(settings.memory_target)
-    ownership = ownership_of(settings, owner)
+    ownership = ownership_of(settings, owner, mounted_at)
     shown: Ownership | Posix = ownership
     if settings.posix:
-        *defaults, mounted_at = ownership
-        shown = Posix(store, Defaults(*defaults), mounted_at)
+        *defaults, since = ownership
+        shown = Posix(store, Defaults(*defaults), since, _results(directory))
         store = shown.store
     uploads = Uploads(store, pool, settings.part_size)
     journals = Journals(directory.path) if directory is not None else None
@@ -81,14 +98,31 @@ def build_file_system(
     )
 
 
+def _results(directory: StageDirectory | None) -> AttributeStore | None:
+    """Return what keeps answers for the next mount; it is found by what tells buckets apart."""
+    if directory is None:
+        return None
+    return AttributeStore(directory.path, directory.path.name)
+
+
+class End(Enum):
+    """How a session ended."""
+
+    UNMOUNTED = "unmounted"
+    ABORTED = "aborted"
+    FAILED = "failed"
+    HANDED_OVER = "handed_over"
+
+
 class Session:
-    """Serves a channel on the running loop until it is unmounted."""
+    """Serves a channel on the running loop until it is unmounted, or handed over."""
 
     def __init__(self, channel: Channel, fs: FileSystem) -> None:
         self.adapter = Adapter(channel, fs)
         self._channel = channel
         self._fs = fs
-        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._handing_over: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to read requests; a connection must stand behind the channel by now."""
@@ -96,8 +130,15 @@ class Session:
         loop.add_reader(self._channel.fd, self._readable)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGUSR1, self.begin_to_hand_over)
         loop.call_later(_EXPIRE_EVERY, self._expire)
         self._fs.start()
+
+    def resume(self) -> None:
+        """Begin to read requests, where a predecessor has answered INIT, and has left others."""
+        self.adapter.initialized.set()
+        self.start()
+        self._channel.notify(replies.notify_resend())
 
     def _readable(self) -> None:
         """Read a request, serve it, and again; stop to let others have a turn."""
@@ -108,25 +149,64 @@ class Session:
                     return
                 self.adapter.dispatch(request)
         except UnmountedError:
-            self._end("unmounted")
+            self._end(End.UNMOUNTED)
         except AbortedError:
-            self._end("aborted")
+            self._end(End.ABORTED)
         except OSError as error:
             event(_log, logging.ERROR, "device_failed", {"reason": error})
-            self._end("failed")
+            self._end(End.FAILED)
 
-    def _end(self, how: str) -> None:
+    def _end(self, how: End) -> None:
         asyncio.get_running_loop().remove_reader(self._channel.fd)
         if not self._over.done():
             self._over.set_result(how)
 
-    async def run(self) -> None:
-        """Wait for the end of the mount, then for everything that was closed to be stored."""
+    async def run(self, closing: Callable[[], object] = lambda: None) -> End:
+        """Serve until the session ends, and finish what it leaves to do; return how it ended.
+
+        Where the mount is gone, everything that was closed is stored; `closing` is called before.
+        """
         how = await self._over
-        event(_log, logging.INFO, how, {"requests": self.adapter.requests})
+        event(_log, logging.INFO, how.value, {"requests": self.adapter.requests})
+        if how is End.HANDED_OVER:
+            await self._leave()
+            return how
+        closing()
         await self.adapter.drain()
         await self._fs.close()
         self._channel.close()
+        return how
+
+    async def _leave(self) -> None:
+        """Finish what is under way and cannot be asked for again; what was open stays so."""
+        self.adapter.leave_to_next()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_PATIENCE):
+                await self.adapter.drain()
+                await self._fs.settle()
+
+    # -- handing over ---------------------------------------------------------------------------
+
+    def begin_to_hand_over(self) -> None:
+        """End for the next worker's sake, as soon as nothing is written that it could not go on."""
+        if self._handing_over is None:
+            self._handing_over = asyncio.create_task(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        self.adapter.hold_writers()
+        self._fs.hurry()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _HAND_OVER_PATIENCE
+        # Not worth an event that every change of every file would have to set.
+        while (unstored := self._fs.unstored()) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)
+        if not unstored:
+            self._end(End.HANDED_OVER)
+            return
+        self._handing_over = None
+        self.adapter.let_writers_in()
+        details = {"files": len(unstored), "key": unstored[0]}
+        event(_log, logging.WARNING, "handover_given_up", details)
 
     def _signalled(self, number: int) -> None:
         # At shutdown systemd signals everything at once; programs that still use the mount would

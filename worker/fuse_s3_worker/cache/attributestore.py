@@ -36,6 +36,16 @@ _KEYS_A_QUERY = 500  # below SQLite's bound on parameters
 _BUSY = 1.0  # seconds that another mount of the same directory may hold the file
 _FAILURES_MAX = 5  # in a row, after which nothing is tried any more
 
+# What says nothing of the file itself: another mount has it, the disk is full or broken, or it is
+# not ours to write. All else is damage, or another program's file.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY,
+    }
+)  # fmt: skip
+_PRIMARY = 0xFF  # of an error code; the rest tells what exactly
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS object (
     key BLOB PRIMARY KEY, etag TEXT NOT NULL, mtime INTEGER NOT NULL, headers BLOB NOT NULL,
@@ -120,12 +130,15 @@ class AttributeStore:
     # -- the thread's side ----------------------------------------------------------------------
 
     def _guarded(self, work: Callable[[], _T], otherwise: _T) -> _T:
+        if self._unusable:  # since this was put off
+            return otherwise
         try:
             done = work()
-        except sqlite3.OperationalError as error:
-            self._note_failure(error)  # another mount has it, or the disk is full
-        except sqlite3.DatabaseError as error:
-            self._drop(error)
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # which names of a damaged table give
+            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _PASSING:
+                self._note_failure(error)
+            else:
+                self._drop(error)
         else:
             self._failures = 0
             return done
@@ -148,6 +161,7 @@ class AttributeStore:
             # Nothing is lost with it that cannot be asked for again.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("PRAGMA temp_store = MEMORY")  # no files in directories of others
             _check_version(connection)
             connection.executescript(_TABLE)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -192,7 +206,7 @@ class AttributeStore:
             count -= excess
         self._rows = count
 
-    def _drop(self, error: sqlite3.DatabaseError) -> None:
+    def _drop(self, error: Exception) -> None:
         """Begin anew: what is damaged is of no use to anybody."""
         event(_log, logging.WARNING, "attributes_dropped", {"file": self.path, "reason": error})
         self._close()

@@ -299,6 +299,16 @@ class Settings(BaseModel):
         ),
         Option("best-effort, strict or off", "best-effort"),
     ] = "best-effort"
+    restart_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="how often in a minute the worker may fail and be started again; after "
+            "that the mount gives EIO",
+        ),
+        Option("0 to 1000", "5"),
+    ] = 5
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"],
         Field(description="how much is logged"),

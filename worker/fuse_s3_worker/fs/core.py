@@ -18,6 +18,7 @@ from fuse_s3_worker.fs.inodes import Inodes
 from fuse_s3_worker.fs.lookup import Resolver
 from fuse_s3_worker.fs.names import decode_name
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node, Nodes
+from fuse_s3_worker.fs.recording import Recorder
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
@@ -71,6 +72,11 @@ class Core:
         self.kernel: Kernel | None = None
         self._told: OrderedDict[str, None] = OrderedDict()
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def recorder(self) -> Recorder:
+        """Who is told what a successor has to know."""
+        return self.nodes.recorder
 
     # -- what an earlier worker left ------------------------------------------------------------
 

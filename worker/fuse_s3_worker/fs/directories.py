@@ -1,7 +1,6 @@
 """Open directories."""
 
 import errno
-import itertools
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.inodes import DT_DIR, Inodes
 from fuse_s3_worker.fs.listing import Listing
 from fuse_s3_worker.fs.nodes import InodeNumbers, Node
+from fuse_s3_worker.fs.recording import DirectoryRecord, Remains
 from fuse_s3_worker.fs.walks import Walks
 
 __all__ = ["Directories", "DirectoryEntry"]
@@ -20,13 +20,22 @@ _DOTS = 2  # "." and ".." come first, at offsets 0 and 1
 
 
 class _OpenDirectory:
-    """One open directory; `begun` tells whether something of it was read."""
+    """One open directory.
 
-    __slots__ = ("begun", "listing", "node")
+    Attributes:
+        record: how far its reader has come.
+        shift: how many more entries are before a place than were there for a predecessor, whose
+            places the reader has; None as long as nobody has looked.
+        begun: whether something of it was read.
+    """
 
-    def __init__(self, node: Node, listing: Listing) -> None:
+    __slots__ = ("begun", "listing", "node", "record", "shift")
+
+    def __init__(self, node: Node, listing: Listing, record: DirectoryRecord) -> None:
         self.node = node
         self.listing = listing
+        self.record = record
+        self.shift: int | None = 0
         self.begun = False
 
 
@@ -89,20 +98,28 @@ class Directories:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[int, _OpenDirectory] = {}
-        self._numbers = itertools.count(1)
+        self.next_number = 1
         self._walks = Walks(core.metadata, self._listing_of)
 
     def opendir(self, node_id: int) -> int:
         """Open a directory; of that one, nothing is asked of the store yet."""
         node = self._core.directory(node_id)
+        record = DirectoryRecord(self.next_number, node_id)
+        self._add(node, record, self._walks.take(node.key))
+        self._core.recorder.opened_directory(record)
+        self._walks.opened(node)
+        return record.number
+
+    def _add(
+        self, node: Node, record: DirectoryRecord, listing: Listing | None = None
+    ) -> _OpenDirectory:
         node.pins += 1
-        number = next(self._numbers)
-        listing = self._walks.take(node.key)
+        self.next_number = max(self.next_number, record.number + 1)
         if listing is None:
             listing = self._listing(node)
-        self._open[number] = _OpenDirectory(node, listing)
-        self._walks.opened(node)
-        return number
+        opened = _OpenDirectory(node, listing, record)
+        self._open[record.number] = opened
+        return opened
 
     def releasedir(self, number: int) -> None:
         """Close it."""
@@ -110,6 +127,7 @@ class Directories:
         if opened is not None:
             opened.listing.close()
             self._core.nodes.unpin(opened.node)
+            self._core.recorder.released_directory(number)
 
     def node_of(self, number: int) -> Node:
         """Return the directory that was opened."""
@@ -133,19 +151,20 @@ class Directories:
         node = opened.node
         if offset == 0 and opened.begun and (len(opened.listing) or opened.listing.complete):
             opened.listing.close()
-            opened.listing = self._listing(node)
+            opened.listing, opened.shift = self._listing(node), 0
         opened.begun = True
         parent = node.parent or node
         for at, (name, dot) in enumerate(((b".", node), (b"..", parent))):
             if offset <= at:
                 yield DirectoryEntry(name, at + 1, dot.ino, DT_DIR)
         core, listing, inode = self._core, opened.listing, InodeNumbers(node.key)
-        place = max(offset - _DOTS, 0)
+        before = _DOTS - await _shift_of(opened)
+        place = max(offset - before, 0)
         while True:
             await listing.reach(place)
             if place >= len(listing):
                 return
-            for record in _records(listing, inode, place, core.inodes):
+            for record in _records(listing, inode, place, (before, core.inodes)):
                 yield record
             place = len(listing)
 
@@ -160,7 +179,7 @@ class Directories:
         name = record.name.decode()
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
-        place = record.offset - _DOTS - 1
+        place = record.offset - _DOTS - 1 + (opened.shift or 0)
         known = listing.known(place)
         if known is None:
             listed = listing.named(place)
@@ -186,6 +205,26 @@ class Directories:
     def _below(self, node: Node) -> list[_OpenDirectory]:
         return [opened for opened in self._open.values() if opened.node.is_below((node,))]
 
+    def reached(self, number: int, record: DirectoryEntry) -> None:
+        """Take note of the last record that a reader was given: a successor goes on behind it."""
+        opened = self._open.get(number)
+        if opened is not None:
+            opened.record = opened.record._replace(offset=record.offset, name=record.name)
+            self._core.recorder.opened_directory(opened.record)
+
+    def open_directories(self) -> Iterator[DirectoryRecord]:
+        """Yield what is open."""
+        return (opened.record for opened in self._open.values())
+
+    def restore(self, remains: Remains) -> None:
+        """Open what a predecessor had open."""
+        self.next_number = remains.next_handle
+        for record in remains.directories:
+            node = self._core.nodes.get(record.node)
+            if node is not None:
+                opened = self._add(node, record)
+                opened.shift = None if record.offset > _DOTS else 0
+
     def _listing(self, node: Node) -> Listing:
         return Listing(self._core.store, self._core.metadata, node.key, _LocalNodes(node))
 
@@ -198,14 +237,40 @@ class Directories:
         self._walks.close()
 
 
+async def _shift_of(opened: _OpenDirectory) -> int:
+    if opened.shift is None:
+        opened.shift = await _find_shift(opened.listing, opened.record)
+    return opened.shift
+
+
+async def _find_shift(listing: Listing, record: DirectoryRecord) -> int:
+    """Find the place behind `record.name`, and how much farther it is than for a predecessor.
+
+    Entries come in the order of their names with a slash behind them. Counted from here on, no
+    name is skipped and none comes twice, whatever was made or removed before this place since.
+    """
+    place, name = 0, record.name + b"/"
+    while True:
+        await listing.reach(place)
+        found = listing.peek(place) if place < len(listing) else (b"\xff", False)
+        if found is not None and found[0] + b"/" >= name:
+            place += found[0] == record.name
+            return place - (record.offset - _DOTS)
+        place += 1
+
+
 def _records(
-    listing: Listing, inode: InodeNumbers, place: int, inodes: Inodes
+    listing: Listing, inode: InodeNumbers, place: int, shown: tuple[int, Inodes]
 ) -> Iterator[DirectoryEntry]:
-    """Yield the records of what was fetched, from one place on."""
+    """Yield the records of what was fetched, from one place on.
+
+    `shown` says how many entries precede it all, and what kind each is.
+    """
+    before, inodes = shown
     while place < len(listing):
         found = listing.peek(place)
         place += 1
         if found is not None:
             name, directory = found
             kind = inodes.kind(listing, place - 1, directory=directory)
-            yield DirectoryEntry(name, place + _DOTS, inode.of(name, directory=directory), kind)
+            yield DirectoryEntry(name, place + before, inode.of(name, directory=directory), kind)

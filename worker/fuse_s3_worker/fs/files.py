@@ -1,10 +1,9 @@
 """Open files: reading a version, writing a new one, and when it becomes visible."""
 
 import errno
-import itertools
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple
 
 from fuse_s3_worker.cache.entries import Entry
@@ -13,6 +12,7 @@ from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
+from fuse_s3_worker.fs.recording import HandleRecord, Remains
 from fuse_s3_worker.fs.writeback import WriteBack
 from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
@@ -29,10 +29,12 @@ Work = Coroutine[Any, Any, None]
 class Handle:
     """One open file description."""
 
-    __slots__ = ("appends", "node", "opener", "reads", "stream", "writes")
+    __slots__ = ("appends", "node", "opener", "reads", "record", "stream", "writes")
 
-    def __init__(self, node: Node, flags: int) -> None:
+    def __init__(self, node: Node, record: HandleRecord) -> None:
+        flags = record.flags
         self.node = node
+        self.record = record
         self.reads = flags & os.O_ACCMODE != os.O_WRONLY
         self.writes = bool(flags & _WRITING)
         self.appends = bool(flags & os.O_APPEND)
@@ -59,7 +61,7 @@ class Files:
         self._core = core
         self.write_back = WriteBack(core, core.writers.write_back, self)
         self._handles: dict[int, Handle] = {}
-        self._numbers = itertools.count(1)
+        self.next_number = 1
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -129,6 +131,7 @@ class Files:
         node.pins += 1
         if node.upload is None:
             node.info = None
+            core.recorder.changes(node)
             node.upload = core.writers.begin(node.key)
             if made is not None:
                 core.inodes.made(node, parent, made)
@@ -144,22 +147,28 @@ class Files:
         return core.found(node), self._opened(node, flags, pid)
 
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
-        handle = Handle(node, flags)
-        node.readers += handle.reads
-        node.writers += handle.writes
-        if handle.writes:
-            handle.opener = Opener.of(pid)
+        handle = self._add(node, HandleRecord(self.next_number, node.id, flags, pid))
+        self._core.recorder.opened(handle.record, node.info)
         if handle.reads and node.upload is not None:
             node.upload.expect_reads()
-        number = next(self._numbers)
-        self._handles[number] = handle
         etag = node.info.etag if node.info and node.upload is None else None
         if etag is not None and node.info is not None and not handle.writes:
             self._core.beginnings.opened(node.info)
         kept = etag is not None and etag == node.cached_etag
         if not kept:
             node.cached_etag = None  # the kernel drops its pages when it sees that
-        return Opened(number, kept, not (handle.writes or self._core.inodes.late))
+        late = handle.writes or self._core.inodes.late
+        return Opened(handle.record.number, kept, not late)
+
+    def _add(self, node: Node, record: HandleRecord) -> Handle:
+        handle = Handle(node, record)
+        node.readers += handle.reads
+        node.writers += handle.writes
+        if handle.writes:
+            handle.opener = Opener.of(record.pid)
+        self.next_number = max(self.next_number, record.number + 1)
+        self._handles[record.number] = handle
+        return handle
 
     def _upload(self, node: Node) -> FileWriter:
         """Return the writing of a node, which goes on from what the bucket has."""
@@ -167,6 +176,8 @@ class Files:
             node.upload = self._core.writers.begin(
                 node.key, node.info, unlinked=node.unlinked, read_back=bool(node.readers)
             )
+        if not node.upload.dirty:
+            self._core.recorder.changes(node)  # before anything is: whoever asks for it means to
         return node.upload
 
     def handle(self, number: int) -> Handle:
@@ -207,6 +218,7 @@ class Files:
 
         source = _Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
+        self._core.recorder.reads(node)
         stream = self._core.readers.open(node.info, answer, source)
         if (data := self._core.beginnings.take(node.info)) is not None:
             stream.begin_with(data)
@@ -244,6 +256,7 @@ class Files:
             text = f"{node.key!r} was replaced, and something of it was read before"
             raise FileSystemError(errno.ESTALE, text, logging.WARNING)
         node.cached_etag = info.etag
+        core.recorder.reads(node)
         if core.kernel is not None:
             core.kernel.invalidate(node.id)
         return info
@@ -362,6 +375,7 @@ class Files:
                 async with self._core.claims.changing(node):
                     await self._end_writing(node)
         finally:
+            self._core.recorder.released(number)
             self._core.nodes.unpin(node)
 
     async def _end_writing(self, node: Node) -> None:
@@ -392,6 +406,7 @@ class Files:
             return
         node.info = info
         node.cached_etag = info.etag
+        self._core.recorder.stored(node)
         for handle in self._of(node):
             if handle.stream is not None:
                 handle.stream.follow(info)
@@ -429,9 +444,43 @@ class Files:
             node.cached_etag = made.etag
         node.info = made
         self._core.inodes.moved(node)
+        if node.cached_etag is not None:
+            self._core.recorder.reads(node)
         for handle in self._of(node) if node.readers else ():
             if handle.stream is not None and same_version(handle.stream.info, original):
                 handle.stream.end_move(made)
+
+    def changed(self, number: int) -> bool:
+        """Tell whether the file of a handle has something that the bucket does not have."""
+        return self.handle(number).node.changed
+
+    # -- what survives --------------------------------------------------------------------------
+
+    def open_files(self) -> Iterator[tuple[HandleRecord, Node]]:
+        """Yield what is open."""
+        return ((handle.record, handle.node) for handle in self._handles.values())
+
+    def restore(self, remains: Remains) -> None:
+        """Open what a predecessor had open. What it had not stored is lost, and said to be."""
+        self.next_number = remains.next_handle
+        for record in remains.handles:
+            node = self._core.nodes.get(record.node)
+            if node is None:
+                continue
+            node.pins += 1
+            self._add(node, record)
+            node.info = remains.versions.get(node.id, node.info)
+            if node.info is not None:
+                node.info = node.info._replace(key=node.key)
+                node.cached_etag = node.info.etag if node.id in remains.read else None
+            if node.id in remains.changed and node.upload is None:
+                node.upload = self._lost(node)
+
+    def _lost(self, node: Node) -> FileWriter:
+        upload = self._core.writers.begin(node.key)
+        text = f"{node.key!r} was being written when the worker died: the bucket has what it had"
+        upload.fail(FileSystemError(errno.EIO, text, logging.ERROR))
+        return upload
 
     async def close(self) -> None:
         """Give up what is still open: the connection ended before its programs closed it.

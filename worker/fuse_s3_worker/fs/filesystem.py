@@ -5,6 +5,7 @@ the others are coroutines. Both raise `ServeError`, which has the errno. Nothing
 kernel's protocol, so all of it runs in tests without a kernel.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fuse_s3_worker.cache.metadata import Metadata
@@ -15,9 +16,11 @@ from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
+from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.plain import Plain
 from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.ranges import Ranges
+from fuse_s3_worker.fs.recording import DirectoryRecord, HandleRecord, Recorder, Remains
 from fuse_s3_worker.fs.renames import Renames
 from fuse_s3_worker.fs.treerename import Moving, TreeRenames
 from fuse_s3_worker.fs.xattrs import Xattrs
@@ -120,6 +123,8 @@ class FileSystem:
         """Set the size of a file, and mode, owner and times."""
         core = self._core
         node = core.node(node_id)
+        if not node.is_directory and node.info is None:
+            await core.refresh(node)  # a predecessor's node: what it has is not known yet
         if size is not None:
             await self.files.truncate(node, size)
         if overrides is not None:
@@ -146,11 +151,64 @@ class FileSystem:
     def remember(self, found: Found) -> Found:
         """Count a reference that the kernel is given with an answer."""
         found.node.nlookup += 1
+        self._core.nodes.recorder.looked_up(found.node)
         return found
 
     def forget(self, node_id: int, nlookup: int) -> None:
         """Take references back."""
         self._core.nodes.forget(node_id, nlookup)
+
+    # -- what survives (survival.recorder.Subject) ------------------------------------------------
+
+    def changed(self, node_id: int) -> bool:
+        """Tell whether a node has something that the bucket does not have."""
+        return self._core.node(node_id).changed
+
+    def unstored(self) -> list[str]:
+        """Return the keys of the nodes that have."""
+        return [node.key for node in self._core.nodes if node.changed]
+
+    def hurry(self) -> None:
+        """Store now what was closed and could wait."""
+        self.files.write_back.hurry()
+
+    async def settle(self) -> None:
+        """Finish what is under way in the background, and leave all the rest as it is."""
+        self.names.hurry()
+        await self._core.drain()
+        await self._core.inodes.close()
+
+    def record(self, recorder: Recorder) -> None:
+        """Tell who is to be told what a successor has to know."""
+        self._core.nodes.recorder = recorder
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield all nodes, parents first."""
+        return iter(self._core.nodes)
+
+    def open_files(self) -> Iterator[tuple[HandleRecord, Node]]:
+        """Yield the open files."""
+        return self.files.open_files()
+
+    def open_directories(self) -> Iterator[DirectoryRecord]:
+        """Yield the open directories."""
+        return self.directories.open_directories()
+
+    def next_numbers(self) -> tuple[int, int]:
+        """Return a node id and a handle that were never used."""
+        return self._core.nodes.next_id, max(self.files.next_number, self.directories.next_number)
+
+    def restore(self, remains: Remains) -> None:
+        """Take over what a worker left behind; nothing may have been served yet."""
+        # A file without a name that nobody has open is of no use to anybody.
+        nodes = [
+            node
+            for node in remains.nodes
+            if node.directory or node.id not in remains.detached or node.id in remains.versions
+        ]
+        self._core.nodes.restore(nodes, remains.detached, remains.next_node)
+        self.files.restore(remains)
+        self.directories.restore(remains)
 
     # -- the whole ------------------------------------------------------------------------------
 
@@ -174,6 +232,4 @@ class FileSystem:
         self.directories.close()
         self._core.beginnings.close()
         await self.files.close()
-        self.names.hurry()
-        await self._core.drain()
-        await self._core.inodes.close()
+        await self.settle()

@@ -111,7 +111,7 @@ class Journal:
         for start in range(0, len(plan), _BATCH):
             stop = min(start + _BATCH, len(plan))
             infos = ((row, plan.version(row)) for row in range(start, stop))
-            yield ["keys", [[plan.name(row), *info[1:]] for row, info in infos]]
+            yield ["keys", [[plan.name(row), *info[1:5]] for row, info in infos]]
         yield ["begin", len(plan)]
 
     def _line(self, record: list[Any]) -> bytes:

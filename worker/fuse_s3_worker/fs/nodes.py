@@ -1,12 +1,12 @@
 """The nodes that the kernel knows: an id, a place in the tree, and what is true of it now."""
 
 import contextlib
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from fuse_s3_worker.fs.attributes import Overrides
+from fuse_s3_worker.fs.recording import NodeRecord, NothingRecorded, Recorder
 from fuse_s3_worker.store.types import ObjectInfo
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Node:
         upload: what is being written to it, by all handles together.
         cached_etag: the version whose pages the kernel may hold; None when it has none.
         nlookup: references of the kernel.
+        slot: where they are recorded; -1 for nowhere.
         readers: how many handles can read.
         writers: how many handles can write.
         pins: reasons of ours to keep it: open handles, work under way.
@@ -62,7 +63,7 @@ class Node:
 
     __slots__ = (
         "cached_etag", "children", "covers", "gone", "id", "info", "is_directory", "kept", "key",
-        "name", "nlookup", "overrides", "parent", "pins", "readers", "record", "replaced",
+        "name", "nlookup", "overrides", "parent", "pins", "readers", "record", "replaced", "slot",
         "unlinked", "upload", "writers",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class Node:
         self.record: Record | None = None
         self.cached_etag: str | None = None
         self.nlookup = 0
+        self.slot = -1
         self.pins = 0
         self.readers = 0
         self.writers = 0
@@ -130,24 +132,36 @@ class Node:
         return bool(self.kept) or (self.upload is not None and self.upload.failed is None)
 
     @property
+    def changed(self) -> bool:
+        """Tell whether it has something that the bucket does not have."""
+        return self.upload is not None and (self.upload.dirty or self.upload.failed is not None)
+
+    @property
     def being_read(self) -> bool:
         """Tell whether it is open and programs have, or the kernel has, pages of one version."""
         return bool(self.readers) and self.cached_etag is not None
 
 
 class Nodes:
-    """The table of nodes."""
+    """The table of nodes.
+
+    Attributes:
+        next_id: never used until now.
+        recorder: is told what happens to them.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.root = Node(ROOT_ID, None, prefix, directory=True)
         self.root.nlookup = 1
+        self.next_id = ROOT_ID + 1
+        self.recorder: Recorder = NothingRecorded()
         self._by_id = {ROOT_ID: self.root}
-        self._ids = itertools.count(ROOT_ID + 1)
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Node]:
+        """Go through all nodes, in the order in which they were made."""
         return iter(list(self._by_id.values()))
 
     def get(self, node_id: int) -> Node | None:
@@ -173,7 +187,8 @@ class Nodes:
             return node
         if node is not None:
             self.detach(node)
-        node = Node(next(self._ids), parent, name, directory=directory)
+        node = Node(self.next_id, parent, name, directory=directory)
+        self.next_id += 1
         parent.children[name] = node
         self._by_id[node.id] = node
         return node
@@ -182,6 +197,7 @@ class Nodes:
         """Take a node out of the tree: its name is free. The kernel may still refer to its id."""
         node.gone = True
         node.kept = 0
+        self.recorder.detached(node)
         if node.parent is not None and node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
         self.drop_unused(node)
@@ -195,6 +211,7 @@ class Nodes:
         node.place(parent, name)
         node.gone = False
         parent.children[name] = node
+        self.recorder.moved(node)
         if there is not None and there is not node:
             self.detach(there)
         if before is not None:
@@ -205,7 +222,34 @@ class Nodes:
         node = self._by_id.get(node_id)
         if node is not None and node.id != ROOT_ID:
             node.nlookup = max(node.nlookup - nlookup, 0)
+            self.recorder.forgotten(node)
             self.drop_unused(node)
+
+    def restore(self, records: Iterable[NodeRecord], gone: set[int], next_id: int) -> None:
+        """Make the nodes of a predecessor, those whose parents are unknown excepted."""
+        self.next_id = next_id
+        # By id: a child's is higher than its parent's, unless one of the two was renamed.
+        waiting = sorted(records)
+        while waiting:
+            left = [record for record in waiting if not self._restore(record, gone)]
+            if len(left) == len(waiting):
+                break
+            waiting = left
+        for node in reversed(list(self._by_id.values())):
+            self.drop_unused(node)
+
+    def _restore(self, record: NodeRecord, gone: set[int]) -> bool:
+        """Make one node; False when its parent is not there."""
+        node_id, parent_id, name, directory, nlookup, slot = record
+        parent = self._by_id.get(parent_id)
+        if parent is None:
+            return False
+        node = Node(node_id, parent, name, directory=directory)
+        node.nlookup, node.slot, node.gone = nlookup, slot, node_id in gone
+        self._by_id[node_id] = node
+        if not node.gone:
+            parent.children[name] = node
+        return True
 
     @contextlib.contextmanager
     def pinned(self, node: Node) -> Iterator[None]:

@@ -96,9 +96,13 @@ class WriteBack:
             return not _waits(node)
         return True
 
+    def hurry(self) -> None:
+        """Let nothing wait from now on."""
+        self._hurry.set()
+
     async def close(self) -> None:
         """Store everything now."""
-        self._hurry.set()
+        self.hurry()
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 

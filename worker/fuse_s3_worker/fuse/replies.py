@@ -181,6 +181,11 @@ def notify_inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
     return notify(NotifyCode.INVAL_INODE, abi.NOTIFY_INVAL_INODE.pack(nodeid, offset, length))
 
 
+def notify_resend() -> bytes:
+    """Have the kernel send again what was read and not answered (FUSE_UNIQUE_RESEND is set)."""
+    return notify(NotifyCode.RESEND, b"")
+
+
 def notify_inval_entry(parent: int, name: bytes) -> bytes:
     """Drop the dentry of `name` in `parent`."""
     body = abi.NOTIFY_INVAL_ENTRY.pack(parent, len(name), 0) + name + b"\0"

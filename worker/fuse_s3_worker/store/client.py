@@ -17,10 +17,10 @@ from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.checksums import Algorithm, algorithm, md5_etag, multipart_etag
 from fuse_s3_worker.store.conditions import Conditions
-from fuse_s3_worker.store.contenttypes import content_type_of
 from fuse_s3_worker.store.encryption import Encryption
 from fuse_s3_worker.store.endpoint import is_directory_bucket
 from fuse_s3_worker.store.moves import Kind, Moves
+from fuse_s3_worker.store.newobjects import NewObjects
 from fuse_s3_worker.store.ranges import BeginningReceiver, RangeReceiver
 from fuse_s3_worker.store.replies import (
     begun,
@@ -80,14 +80,16 @@ class S3Store:
         self._bucket = bucket
         chosen = settings.upload_checksum
         self._checksum_name = {"auto": "crc64nvme", "off": ""}.get(chosen, chosen)
-        self._new_object_headers = _new_object_headers(settings)
-        self._content_type = settings.content_type
         self._encryption = encryption or Encryption(settings.sse, settings.sse_kms_key_id)
+        self._new_objects = NewObjects(settings, self._encryption)
         self.address = address or ""
         self._amazon = address == ""
         self._conditions = Conditions(self.head, amazon=self._amazon)
         kind = Kind(amazon=self._amazon, directory_bucket=is_directory_bucket(bucket))
         self._moves = Moves(caller, self.head, self.copy_source, kind, self._encryption)
+        self.rename_object = self._moves.rename_object
+        self.delete_version = self._moves.delete_version
+        self.delete_many = self._moves.delete_many
         self._copies = True
         self._rewriter = Rewriter(
             self, caller, self._conditions, self._encryption, small=settings.part_size
@@ -423,29 +425,13 @@ class S3Store:
         """API: CopyObject, with all that belongs to the source."""
         if not self._copies:
             raise StoreError(Fault.NOT_IMPLEMENTED, f"copy of {source.key!r}: not tried again")
-        headers = dict(self._new_object_headers)
-        headers.pop("x-amz-storage-class", None)
-        headers |= self._encryption.of_object(key, {})
+        headers = self._new_objects.headers_of_copy(key)
         try:
             return await self._moves.duplicate(source, key, headers, exclusive=exclusive)
         except StoreError as error:
             if error.fault is Fault.NOT_IMPLEMENTED:
                 self.note_whether_it_copies(error)
             raise
-
-    async def rename_object(
-        self, source: ObjectInfo, key: str, *, exclusive: bool = False
-    ) -> ObjectInfo:
-        """API: RenameObject."""
-        return await self._moves.rename_object(source, key, exclusive=exclusive)
-
-    async def delete_version(self, info: ObjectInfo) -> bool:
-        """API: DeleteObject with If-Match."""
-        return await self._moves.delete_version(info)
-
-    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
-        """API: DeleteObjects."""
-        return await self._moves.delete_many(objects)
 
     # -- details --------------------------------------------------------------------------------
 
@@ -475,16 +461,8 @@ class S3Store:
     def headers_of(
         self, key: str, asked: Mapping[str, str] | None, content_type: str = ""
     ) -> dict[str, str]:
-        """Return the headers of a new object: the mount's, and instead of them what is asked."""
-        headers = self._new_object_headers | self._encryption.of_object(key, asked or {})
-        if content_type or not (asked and "content-type" in asked):
-            headers["content-type"] = content_type or self._guess(key)
-        headers |= asked or {}
-        return {name: value for name, value in headers.items() if value}
-
-    def _guess(self, key: str) -> str:
-        chosen = self._content_type
-        return content_type_of(key) if chosen == "auto" else "" if chosen == "off" else chosen
+        """Return the headers of a new object."""
+        return self._new_objects.headers(key, asked, content_type)
 
     def how_to_restore(self, key: str) -> str:
         """Return a command of the AWS CLI."""
@@ -516,14 +494,6 @@ class S3Store:
             details = {"algorithm": self._checksum.name, "reason": error}
             event(_log, logging.WARNING, "upload_checksum_refused", details | error.details)
             self._checksum_name = ""
-
-
-def _new_object_headers(settings: Settings) -> dict[str, str]:
-    headers = {
-        "x-amz-storage-class": settings.storage_class,
-        "x-amz-acl": settings.acl,
-    }
-    return {name: value for name, value in headers.items() if value}
 
 
 def _part_query(upload: MultipartUpload, number: int) -> dict[str, str]:

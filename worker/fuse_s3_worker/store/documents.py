@@ -92,7 +92,11 @@ def _decoded(key: str) -> str:
 def _of_row(row: Row, decode: Callable[[str], str]) -> ObjectInfo:
     key, modified, etag, size, storage = row
     storage_class = "" if storage == "STANDARD" else storage
-    return ObjectInfo(decode(key), int(size), parse_time(modified), f'"{etag}"', storage_class)
+    # What was restored has more to tell, and is left to the parser.
+    archived = storage in ARCHIVES
+    return ObjectInfo(
+        decode(key), int(size), parse_time(modified), f'"{etag}"', storage_class, archived
+    )
 
 
 def _object(entry: ElementTree.Element, decode: Callable[[str], str]) -> ObjectInfo:

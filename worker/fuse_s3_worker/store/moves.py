@@ -131,7 +131,9 @@ class Moves:
 
     # -- renaming -------------------------------------------------------------------------------
 
-    async def rename_object(self, source: ObjectInfo, key: str, *, exclusive: bool) -> ObjectInfo:
+    async def rename_object(
+        self, source: ObjectInfo, key: str, *, exclusive: bool = False
+    ) -> ObjectInfo:
         """API: RenameObject, which only directory buckets have."""
         request = Request("RenameObject", "PUT", key, {"renameObject": ""})
         request.headers = {
@@ -181,7 +183,7 @@ class Moves:
             if error.fault is not Fault.NOT_FOUND:
                 raise
 
-    async def delete_many(self, objects: Sequence[ObjectInfo]) -> dict[str, StoreError]:
+    async def delete_many(self, objects: Sequence[ObjectInfo]) -> Mapping[str, StoreError]:
         """API: DeleteObjects; DeleteObject for what cannot be named there."""
         refused: dict[str, StoreError] = {}
         singly = [info for info in objects if not documents.expressible(info.key)]

@@ -25,7 +25,7 @@ from fuse_s3_worker.store.programs import Programs
 from fuse_s3_worker.store.retry import PATIENT, STARTING, Retrier
 from fuse_s3_worker.store.wire import Line
 
-__all__ = ["CannotServeError", "open_store"]
+__all__ = ["CannotServeError", "open_store", "reopen_store"]
 
 Files = Mapping[str, tuple[str, bytes]]
 """Option name to path and content, of the files that the helper read."""
@@ -55,6 +55,36 @@ async def open_store(
     Raises:
         CannotServeError: it does not, or the settings do not fit together.
     """
+    caller, store = await _make_store(spec, settings, files, redaction, programs)
+    caller.retrier = Retrier(STARTING)
+    await _probe(store, spec, str(caller.line.target.endpoint))
+    caller.retrier = Retrier(PATIENT)
+    return store
+
+
+async def reopen_store(
+    spec: BucketSpec,
+    settings: Settings,
+    files: Files,
+    redaction: Redaction,
+    programs: Programs | None = None,
+) -> S3Store:
+    """Return a store that is known to be right; nothing is asked of it yet.
+
+    Raises:
+        CannotServeError: the settings do not fit together any more.
+    """
+    _, store = await _make_store(spec, settings, files, redaction, programs)
+    return store
+
+
+async def _make_store(
+    spec: BucketSpec,
+    settings: Settings,
+    files: Files,
+    redaction: Redaction,
+    programs: Programs | None,
+) -> tuple[Caller, S3Store]:
     try:
         provider, chain = await _provider(spec, settings, files, redaction, programs)
         region = settings.region or _region_of_environment() or (chain.region if chain else "")
@@ -64,7 +94,7 @@ async def open_store(
             lines.make(region or DEFAULT_REGION, ""), provider, lines.make, _always(settings)
         )
         encryption = _encryption(settings, files, redaction, secure=caller.line.secure)
-        store = S3Store(caller, spec.bucket, settings, address=url, encryption=encryption)
+        return caller, S3Store(caller, spec.bucket, settings, address=url, encryption=encryption)
     except (
         PasswdFileError,
         KeyFileError,
@@ -75,10 +105,6 @@ async def open_store(
         raise CannotServeError(str(error), errno.EINVAL) from None
     except StoreError as error:
         raise CannotServeError(str(error), error.errno) from None
-    caller.retrier = Retrier(STARTING)
-    await _probe(store, spec, str(caller.line.target.endpoint))
-    caller.retrier = Retrier(PATIENT)
-    return store
 
 
 def _encryption(

@@ -26,6 +26,7 @@ VERSION = 1
 
 _NAME = "fuse-s3-staged"
 _BATCH = 1_000  # extents in a line
+_FIELDS = 5  # of an object
 _NONE = -1  # the number of no source
 
 Record = tuple[Any, ...]
@@ -117,8 +118,8 @@ class Log:
         head = {
             _NAME: VERSION,
             "key": known.key,
-            "base": known.base,
-            "seen": known.seen,
+            "base": _plain(known.base),
+            "seen": _plain(known.seen),
             "state": known.state,
             "mtime": known.mtime,
             "upload": known.upload_id,
@@ -134,7 +135,7 @@ class Log:
         """Return one record more: a letter and what it takes."""
         if record[0] == "p":
             return self._extents(*record)
-        return self._line(record)
+        return self._line([_plain(value) for value in record])
 
     def copy(self) -> Self:
         """Return a log that goes on from here."""
@@ -148,7 +149,7 @@ class Log:
             if source is not None:
                 if source not in self._sources:
                     self._sources.append(source)
-                    lines.append(self._line(["o", source]))
+                    lines.append(self._line(["o", _plain(source)]))
                 number = self._sources.index(source)
             plain.append((start, end, number, offset, int(local)))
         return b"".join([*lines, self._line([letter, plain, *values])])
@@ -256,6 +257,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _plain(value: object) -> object:
+    """Return what is written of a value: of an object all but whether it is in an archive.
+
+    Such an object cannot be read, and so is never what a file is made of.
+    """
+    return value[:_FIELDS] if isinstance(value, ObjectInfo) else value
 
 
 def _info(plain: list[Any]) -> ObjectInfo:

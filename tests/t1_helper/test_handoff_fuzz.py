@@ -1,0 +1,164 @@
+"""Both ends of the handoff against a peer that says anything: no crash, no hang, nothing left open.
+
+A case is a conversation as it should be, damaged in one place or in many. Everything is sent at
+once and the peer is gone then, so that whoever waits for more would be told.
+"""
+
+import array
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuse_s3_helper.errors import MountError
+from fuse_s3_helper.worker import Worker
+from fuse_s3_shared import handoff
+from fuse_s3_shared.handoff import encode
+from fuse_s3_shared.limits import PACKET_MAX, PROTOCOL_VERSION
+from fuse_s3_worker.conversation import Helper, HelperGoneError
+from support.isolation import open_descriptors
+
+Packets = list[tuple[bytes, int]]
+"""Packets, each with how many descriptors it brings."""
+
+BY_WORKER: Packets = [
+    (encode(handoff.Hello(1, PROTOCOL_VERSION, "worker")), 0),
+    (encode(handoff.Ready(7, 8)), 0),
+    (encode(handoff.Serving()), 0),
+]
+BY_HELPER: Packets = [
+    (encode(handoff.File("passwd_file", "/etc/passwd-s3fs")), 1),
+    (encode(handoff.File("environment", "")), 1),
+    (encode(handoff.Mount(PROTOCOL_VERSION, "b", "a,b=c", 0, 0, *(4 * [False]))), 0),
+    (encode(handoff.Serve()), 1),
+    (encode(handoff.Mounted("/mnt")), 0),
+]
+OTHERS = [packet for packet, _ in BY_WORKER + BY_HELPER] + [
+    encode(handoff.Refuse(1, "no \x1b[2J such\nbucket")),
+    b"",
+    b"\0",
+    b"999",
+    b"101\0-1\x001\0w",
+    b"4\0" + b"d" * PACKET_MAX,
+]
+
+
+Damage = Callable[[bytes, int, random.Random], Packets]
+
+DAMAGES: list[Damage] = [
+    lambda packet, fds, chance: [(packet[: chance.randrange(len(packet) + 1)], fds)],
+    lambda packet, fds, chance: [(flipped(packet, chance), fds)],
+    lambda packet, fds, chance: [(packet + chance.randbytes(chance.choice((1, 9, 5000))), fds)],
+    lambda packet, _, chance: [(packet, chance.randrange(4))],
+    lambda _, fds, chance: [(chance.choice(OTHERS), fds)],
+    lambda packet, fds, _: [(packet, fds)] * 2,
+    lambda packet, fds, chance: [(fields(packet, chance), fds)],
+    lambda *_: [],
+]
+
+
+def damaged(packets: Packets, chance: random.Random) -> Packets:
+    """Return the conversation with something wrong in it, or two things, or ten."""
+    packets = list(packets)
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 10))):
+        if packets:
+            at = chance.randrange(len(packets))
+            packets[at : at + 1] = chance.choice(DAMAGES)(*packets[at], chance)
+    return packets
+
+
+def flipped(packet: bytes, chance: random.Random) -> bytes:
+    if not packet:
+        return b"?"
+    at = chance.randrange(len(packet))
+    return packet[:at] + bytes([packet[at] ^ 1 << chance.randrange(8)]) + packet[at + 1 :]
+
+
+def fields(packet: bytes, chance: random.Random) -> bytes:
+    """Change a field as a whole."""
+    words = packet.split(b"\0")
+    words[chance.randrange(len(words))] = chance.choice(
+        (b"", b"0", b"-0", b"007", b"4294967296", b"9" * 4300, "٣".encode(), b"\xff" * 9000)
+    )
+    return b"\0".join(words)
+
+
+def send(sock: socket.socket, packets: Packets) -> None:
+    for packet, count in packets:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [2] * count))]
+        with contextlib.suppress(OSError):  # an answer to what came before: it is gone by now
+            sock.sendmsg([packet], rights if count else [], socket.MSG_DONTWAIT)
+
+
+def tell_helper(packets: Packets) -> None:
+    """Let the helper talk to a worker that says this."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = Worker(ours)
+    send(theirs, packets)
+    theirs.close()
+    with contextlib.suppress(MountError):
+        worker.greet()
+        worker.expect(handoff.Ready)
+        worker.expect(handoff.Serving)
+    worker.stop()
+
+
+def tell_worker(packets: Packets) -> None:
+    """Let a worker talk to a helper that says this."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    helper = Helper(ours)
+    send(theirs, packets)
+    theirs.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(HelperGoneError), contextlib.closing(helper):
+        order = helper.order()
+        for _, fd in order.files.values():
+            os.close(fd)
+        asyncio.run(_go_on(helper))
+    theirs.close()
+
+
+async def _go_on(helper: Helper) -> None:
+    os.close(await helper.device())
+    await helper.mounted()
+
+
+ENDS: dict[str, tuple[Packets, Callable[[Packets], None]]] = {
+    "helper": (BY_WORKER, tell_helper),
+    "worker": (BY_HELPER, tell_worker),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_as_it_should_be_is_taken(end: str) -> None:
+    """Else the fuzzers would only try the first step."""
+    packets, tell = ENDS[end]
+    tell(packets)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@settings(deadline=None, max_examples=1000)
+@given(chance=st.randoms(use_true_random=False))
+def test_anything(end: str, chance: random.Random) -> None:
+    packets, tell = ENDS[end]
+    before = open_descriptors()
+    tell(damaged(packets, chance))
+    assert open_descriptors() == before
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("end", ENDS)
+def test_half_a_million_of_anything(end: str) -> None:
+    packets, tell = ENDS[end]
+    before = open_descriptors()
+    for seed in range(500_000):
+        tell(damaged(packets, random.Random(seed)))
+        if not seed % 1000:
+            assert open_descriptors() == before, seed
+    assert open_descriptors() == before
