@@ -1,7 +1,7 @@
 """A program that writes all the time, and what each of its files must be at every moment.
 
-`python -m support.load DIRECTORY JOURNAL SEED` changes the files of a directory, version by version,
-until it is killed or an operation fails. What a version does to a file follows from its number
+`python -m support.load DIRECTORY JOURNAL STOP SEED` changes the files of a directory, version by
+version, until there is a file STOP or an operation fails; a signal would interrupt what it does. What a version does to a file follows from its number
 alone, so whoever knows which versions were begun knows what the file may be. The journal says which:
 a line before a version is begun, one when fsync has returned, one when it is closed.
 """
@@ -9,7 +9,6 @@ a line before a version is begun, one when fsync has returned, one when it is cl
 import os
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,21 +76,19 @@ def read_journal(path: Path) -> dict[str, Progress]:
 class Load:
     """Writes."""
 
-    def __init__(self, directory: Path, journal: Path, seed: int) -> None:
+    def __init__(self, directory: Path, journal: Path, stop: Path, seed: int) -> None:
         self._directory = directory
         self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._chance = random.Random(seed)
+        self._stop = stop
         self._versions = {name: progress.begun for name, progress in read_journal(journal).items()}
 
     def run(self) -> None:
-        """Write until that fails."""
-        for name in self._names():
+        """Write until that fails, or somebody says that it is enough."""
+        while not self._stop.exists():
+            name = self._chance.choice(FILES)
             self._versions[name] += 1
             self._write(name, self._versions[name])
-
-    def _names(self) -> Iterator[str]:
-        while True:
-            yield self._chance.choice(FILES)
 
     def _note(self, what: str, name: str, version: int) -> None:
         os.write(self._journal, f"{what} {name} {version}\n".encode())
@@ -128,8 +125,8 @@ class Load:
 
 def main() -> None:
     """Write as the command line says."""
-    directory, journal, seed = sys.argv[1:]
-    Load(Path(directory), Path(journal), int(seed)).run()
+    directory, journal, stop, seed = sys.argv[1:]
+    Load(Path(directory), Path(journal), Path(stop), int(seed)).run()
 
 
 if __name__ == "__main__":
