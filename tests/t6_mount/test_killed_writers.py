@@ -68,7 +68,12 @@ class Rounds:
             with self._mounted(*options) as mount:
                 for _ in range(KILLS_PER_MOUNT):
                     self._write_and_kill(mount)
-                    self._recover(mount)
+                    try:
+                        self._recover(mount)
+                    except AssertionError as error:
+                        error.add_note(f"{options} {mount.log.text[-6000:]}")
+                        error.add_note(self._journal.read_text()[-1500:])
+                        raise
         with self._mounted() as mount:
             self._recover(mount)
 
@@ -77,10 +82,12 @@ class Rounds:
         return Mount(self.bucket, *options, allowed=TOLD)
 
     def _recover(self, mount: Mount) -> None:
-        """See what has become of the files, when what was left of each is stored."""
+        """See what has become of the files, when what was closed of each is stored."""
         for name in FILES:
             with contextlib.suppress(FileNotFoundError):
-                (mount / name).open("rb").close()  # which waits for that
+                fd = os.open(mount / name, os.O_RDWR)  # which waits for what an earlier one left
+                os.fsync(fd)
+                os.close(fd)
         for name, progress in read_journal(self._journal).items():
             content = self.bucket.get(name) if self.bucket.has(name) else b""
             self._check(name, content, max(progress.synced, progress.closed), progress.begun)

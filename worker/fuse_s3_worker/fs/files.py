@@ -1,9 +1,10 @@
 """Open files: reading a version, writing a new one, and when it becomes visible."""
 
+import contextlib
 import errno
 import logging
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, NamedTuple
 
 from fuse_s3_worker.cache.entries import Entry
@@ -288,7 +289,7 @@ class Files:
             StoreError: storing has failed already.
         """
         node = self.handle(number).node
-        if self._core.claims.held(node):
+        if self._core.claims.held(node) or self._core.unsettled(node.key):
             return 0
         file, offset = self._target(number, offset, mapped=mapped)
         return file.write_nowait(offset, data)
@@ -297,9 +298,21 @@ class Files:
         self, number: int, offset: int, data: memoryview, *, mapped: bool = False
     ) -> None:
         """Take the rest, as memory and the disk allow."""
-        async with self._core.claims.changing(self.handle(number).node):
+        async with self.changing(number):
             file, offset = self._target(number, offset, mapped=mapped)
             await file.write(offset, data)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, *numbers: int) -> AsyncIterator[None]:
+        """Claim open files for a change, which goes on from what an earlier worker left of them.
+
+        A handle may be older than this worker, so that it was not waited for when it was opened.
+        """
+        nodes = {self.handle(number).node for number in numbers}
+        for node in nodes:
+            await self._core.settled(node.key)
+        async with self._core.claims.changing(*nodes):
+            yield
 
     def _target(self, number: int, offset: int, *, mapped: bool) -> tuple[FileWriter, int]:
         file = self.writable(number)
@@ -402,8 +415,19 @@ class Files:
         if upload is None or not (upload.dirty or upload.failed):
             return
         info = await upload.commit()
-        if info is None or node.parent is None or node.unlinked:
-            return
+        if info is not None and node.parent is not None and not node.unlinked:
+            self._stored(node, node.parent, info)
+
+    def recovered(self, info: ObjectInfo) -> None:
+        """Take note of what an earlier worker left and this one has stored."""
+        node = self._core.nodes.at(info.key)
+        if node is not None and node.parent is not None and node.upload is None:
+            self._stored(node, node.parent, info)
+        else:
+            directory, slash, name = info.key.rpartition("/")
+            self._core.metadata.change(directory + slash, name, Entry.file(info))
+
+    def _stored(self, node: Node, parent: Node, info: ObjectInfo) -> None:
         node.info = info
         node.cached_etag = info.etag
         self._core.recorder.stored(node)
@@ -411,9 +435,9 @@ class Files:
             if handle.stream is not None:
                 handle.stream.follow(info)
         if node.gone:
-            self._core.metadata.forget(node.parent.key, node.name)
+            self._core.metadata.forget(parent.key, node.name)
         else:
-            self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
+            self._core.metadata.change(parent.key, node.name, Entry.file(info))
 
     async def end_upload(self, node: Node) -> None:
         """Nobody writes any more; what was not stored by now is given up."""

@@ -76,7 +76,7 @@ class FileSystem:
         self._core = core = Core(store, metadata, inodes, readers, writers, prefix)
         self.names = Namespace(core)
         self.files = Files(core)
-        self.ranges = Ranges(core, self.files)
+        self.ranges = Ranges(self.files)
         self.directories = Directories(core)
         self.links: Links | None = None
         self.xattrs: Xattrs | None = None
@@ -224,7 +224,7 @@ class FileSystem:
     def start(self) -> None:
         """Begin with what was left undone before this mount."""
         core = self._core
-        core.recover()
+        core.recover(self.files.recovered)
         core.spawn(self.renames.trees.resume(), "rename_not_resumed", core.nodes.root)
 
     async def close(self) -> None:
