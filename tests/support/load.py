@@ -1,9 +1,10 @@
 """A program that writes all the time, and what each of its files must be at every moment.
 
 `python -m support.load DIRECTORY JOURNAL STOP SEED` changes the files of a directory, version by
-version, until there is a file STOP or an operation fails; a signal would interrupt what it does. What a version does to a file follows from its number
-alone, so whoever knows which versions were begun knows what the file may be. The journal says which:
-a line before a version is begun, one when fsync has returned, one when it is closed.
+version, until there is a file STOP or an operation fails; a signal would interrupt what it does.
+What a version does to a file follows from its number alone, so whoever knows which versions were
+begun knows what the file may be. The journal says which: a line before a version is begun, one when
+fsync has returned, one when it is closed.
 """
 
 import os

@@ -88,8 +88,9 @@ def _nodes(
         assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(status.st_mode), path
         content = _content(root / path, kind) if contents else None
         size = 0 if stat.S_ISDIR(kind) else status.st_size
-        yield path, Node(
-            kind, size, content, _attributes(root / path, status) if attributes else ()
+        yield (
+            path,
+            Node(kind, size, content, _attributes(root / path, status) if attributes else ()),
         )
         if stat.S_ISDIR(kind):
             yield from _nodes(root, f"{path}/", contents=contents, attributes=attributes)
@@ -107,9 +108,12 @@ def _attributes(path: Path, status: os.stat_result) -> tuple[str, ...]:
     if not stat.S_ISDIR(status.st_mode):
         old = status.st_mtime < LONG_AGO
         words.append(f"modified {status.st_mtime_ns}" if old else "modified lately")
-    for name in sorted(os.listxattr(path, follow_symlinks=False)):
-        if name.startswith("user."):
-            words.append(f"{name}={os.getxattr(path, name, follow_symlinks=False)!r}")
+    names = sorted(os.listxattr(path, follow_symlinks=False))
+    words += [
+        f"{name}={os.getxattr(path, name, follow_symlinks=False)!r}"
+        for name in names
+        if name.startswith("user.")
+    ]
     return tuple(words)
 
 
@@ -205,9 +209,7 @@ class Twins:
         """Do something to both directories, and tell whether it was possible."""
         return self.same(lambda: deed(self.model), lambda: deed(self.mount), allowed)
 
-    def both_open(
-        self, file: Opened, deed: Callable[[int], object], *allowed: Difference
-    ) -> bool:
+    def both_open(self, file: Opened, deed: Callable[[int], object], *allowed: Difference) -> bool:
         """Do something to both descriptors of a file, and tell whether it was possible."""
         return self.same(lambda: deed(file.model), lambda: deed(file.mount), allowed)
 
@@ -227,27 +229,26 @@ class Twins:
         """Open a file on both sides; not what would wait for another program, or is a device."""
         if self.is_special(path):
             return None
-        fds: list[int] = []
-
-        def opens(root: Path) -> None:
-            fds.append(os.open(root / path, flags, 0o644))
-
         aside = self._set_aside(path) if flags & os.O_TRUNC else []
-        try:
-            if not self.both(opens):
-                return None
-        except AssertionError:
-            for fd in fds:
-                os.close(fd)
-            raise
+        fds = self._both_descriptors(path, flags)
+        if not fds:
+            return None
         if stat.S_ISDIR(os.fstat(fds[0]).st_mode):
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
             return None
         for file, content in aside:
             file.before.append(content)
         self.opened.append(Opened(fds[0], fds[1], flags))
         return self.opened[-1]
+
+    def _both_descriptors(self, path: str, flags: int) -> list[int]:
+        fds: list[int] = []
+        try:
+            self.both(lambda root: fds.append(os.open(root / path, flags, 0o644)))
+        except AssertionError:
+            _close(fds)
+            raise
+        return fds
 
     def is_special(self, path: str) -> bool:
         """Tell whether a path leads to what is neither a file nor a directory."""
@@ -319,6 +320,11 @@ class Twins:
                 assert found.errno in {0, errno.ENXIO}, found
                 until = found.value if isinstance(found.value, int) else file.size
                 assert content is None or not any(content[offset:until]), "data is in a hole"
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def same(expected: dict[str, Node], found: dict[str, Node]) -> None:

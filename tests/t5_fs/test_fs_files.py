@@ -415,6 +415,15 @@ async def test_a_file_that_is_made_by_who_cannot_write_it_is_stored_at_once() ->
 
 
 @on_loop()
+async def test_opening_to_read_and_truncate_truncates() -> None:
+    async with tree({"file": b"data"}) as t:
+        handle = await t.open("file", os.O_RDONLY | os.O_TRUNC)
+        assert t.store.read("file") == b""
+        assert await t.read(handle, 0, 10) == b""
+        await t.close(handle)
+
+
+@on_loop()
 async def test_replacing_shows_the_old_object_until_it_is_done() -> None:
     async with tree({"file": b"old"}) as t:
         handle = await t.open("file", os.O_WRONLY | os.O_TRUNC)

@@ -1,4 +1,4 @@
-"""One file, all that can be done to its bytes, and a mirror of them: what fsx does to a file system.
+"""One file, all that can be done to its bytes, and a mirror of them: fsx, as it is known.
 
 Each operation is checked against the mirror, and on the way the whole file is, after it was closed
 and opened again, in the bucket and through another mount. A failure names the seed and the last
@@ -101,7 +101,8 @@ class Fsx:
             story = "\n".join(self._done)
             raise AssertionError(
                 f"differs from {start + at:#x} on: {found[at : at + 8]!r} is not "
-                f"{expected[at : at + 8]!r} ({len(found)} and {len(expected)} bytes), after\n{story}"
+                f"{expected[at : at + 8]!r} ({len(found)} and {len(expected)} bytes), "
+                f"after\n{story}"
             )
 
     def _mirror(self, start: int, data: bytes) -> None:

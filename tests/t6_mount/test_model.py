@@ -154,9 +154,7 @@ DIRECTORY = Node(stat.S_IFDIR, 0, None)
 
 def _shortened(tree: dict[str, Node], words: int) -> dict[str, Node]:
     """Return a tree with the first `words` attributes of each node."""
-    return {
-        path: node._replace(attributes=node.attributes[:words]) for path, node in tree.items()
-    }
+    return {path: node._replace(attributes=node.attributes[:words]) for path, node in tree.items()}
 
 
 class Machine(RuleBasedStateMachine):
@@ -226,7 +224,7 @@ class Machine(RuleBasedStateMachine):
         if len(self.twins.opened) >= OPEN_MAX:
             return multiple()
         file = self.twins.open(path, access | how)
-        return file if file else multiple()
+        return file or multiple()
 
     @rule(file=consumes(files))
     def close(self, file: Opened) -> None:

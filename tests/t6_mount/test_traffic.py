@@ -54,9 +54,7 @@ def counted(server: Server, last: str) -> Count:
     for count in seen:
         for name, times in count.operations.items():
             operations[name] = operations.get(name, 0) + times
-    return Count(
-        operations, 0.0, sum(c.received for c in seen), sum(c.sent for c in seen)
-    )
+    return Count(operations, 0.0, sum(c.received for c in seen), sum(c.sent for c in seen))
 
 
 def test_small_changes_of_a_gibibyte(server: Server) -> None:

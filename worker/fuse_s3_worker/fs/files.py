@@ -423,6 +423,8 @@ class Files:
         node = self._core.nodes.at(info.key)
         if node is not None and node.parent is not None and node.upload is None:
             self._stored(node, node.parent, info)
+            if self._core.kernel is not None:  # which may have asked for its size before
+                self._core.kernel.invalidate(node.id)
         else:
             directory, slash, name = info.key.rpartition("/")
             self._core.metadata.change(directory + slash, name, Entry.file(info))

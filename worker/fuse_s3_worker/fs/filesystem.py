@@ -108,6 +108,8 @@ class FileSystem:
             return None
         if node.parent is None or node.local or node.gone:
             return core.found(node)
+        if core.unsettled(node.key):
+            return None
         known = core.resolver.known(node.parent.key, node.name)
         if known is None or known.entry is None or known.entry.directory != node.is_directory:
             return None
@@ -117,7 +119,9 @@ class FileSystem:
 
     async def getattr(self, node_id: int) -> Found:
         """Describe a node as it is in the bucket."""
-        return await self._core.refresh(self._core.node(node_id))
+        node = self._core.node(node_id)
+        await self._core.settled(node.key)
+        return await self._core.refresh(node)
 
     async def setattr(self, node_id: int, size: int | None, overrides: Overrides | None) -> Found:
         """Set the size of a file, and mode, owner and times."""

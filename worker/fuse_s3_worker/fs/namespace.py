@@ -75,6 +75,8 @@ class Namespace:
         text = core.name(parent, name)
         if (node := core.local(parent, text)) is not None:
             return core.found(node)
+        if core.unsettled(parent.key + text):
+            return None
         known = core.resolver.known(parent.key, text)
         if known is None or not core.inodes.ready(parent.key, text, known.entry):
             return None
@@ -89,6 +91,7 @@ class Namespace:
         core = self._core
         parent = core.directory(parent_id)
         text = core.name(parent, name)
+        await core.settled(parent.key + text)
         known = await core.look(parent, text)
         known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
