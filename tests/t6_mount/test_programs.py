@@ -106,10 +106,10 @@ def test_rsync_twice(bucket: Bucket, tmp_path: Path) -> None:
 
 def test_tar_with_all_it_has(mnt: Mount, tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
-    sh(tmp_path, "tar cf tree.tar tree")
+    sh(tmp_path, "tar --format=pax -cf tree.tar tree")
     sh(mnt.path, f"tar xpf {tmp_path}/tree.tar")
     assert described(mnt / "tree") == described(tree)
-    sh(mnt.path, "tar cf again.tar tree && mkdir again && tar xpf again.tar -C again")
+    sh(mnt.path, "tar --format=pax -cf again.tar tree && mkdir again && tar xpf again.tar -C again")
     assert described(mnt / "again/tree") == described(tree)
 
 
@@ -154,7 +154,7 @@ def test_vim(bucket: Bucket, mnt: Mount) -> None:
     sh(mnt.path, "vim -u NONE -es -c '%s/two/three/' -c 'normal Gofour' -c wq file </dev/null")
     sh(
         mnt.path,
-        "vim -u NONE -es -c 'set backupcopy=no backup' -c '%s/one/1/' -c wq file </dev/null",
+        "vim -u NONE -es -c 'set backupcopy=no backup backupskip=' -c '%s/one/1/' -c wq file </dev/null",
     )
     assert (mnt / "file").read_text() == "1\nthree\nfour\n"
     assert bucket.get("file") == b"1\nthree\nfour\n"
