@@ -151,10 +151,10 @@ def test_vim(bucket: Bucket, mnt: Mount) -> None:
     need("vim")
     (mnt / "file").write_text("one\ntwo\n")
     (mnt / "file").chmod(0o640)
-    sh(mnt.path, "vim -u NONE -es -c '%s/two/three/' -c 'normal Gofour' -c wq file </dev/null")
+    sh(mnt.path, "vim -u NONE -es -c '%s/two/three/' -c 'normal Gofour' -c wq file")
     sh(
         mnt.path,
-        "vim -u NONE -es -c 'set backupcopy=no backup backupskip=' -c '%s/one/1/' -c wq file </dev/null",
+        "vim -u NONE -es -c 'set backupcopy=no backup backupskip=' -c '%s/one/1/' -c wq file",
     )
     assert (mnt / "file").read_text() == "1\nthree\nfour\n"
     assert bucket.get("file") == b"1\nthree\nfour\n"

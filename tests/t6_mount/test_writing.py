@@ -363,9 +363,9 @@ def test_unlink(bucket: Bucket) -> None:
 
 
 def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
-    """[S51] A file that is unlinked or replaced while it is open goes on for those who have it open,
-    and nothing of it stays in the bucket; what is not here of it is fetched before, unless that is
-    more than 64 MiB.
+    """[S51] A file that is unlinked or replaced while it is open goes on for those who have it
+    open, and nothing of it stays in the bucket; what is not here of it is fetched before, unless
+    that is more than 64 MiB.
     """
     with Mount(bucket, SMALL_PARTS) as mnt:
         for size in (10, 2 * PART):
@@ -377,16 +377,19 @@ def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
                 os.fsync(file.fileno())
                 assert os.pread(file.fileno(), 2 * size, 0) == b"x" * size + b"y" * size
             assert bucket.keys() == []
+            assert bucket.uploads() == []
         content = os.urandom(2 * PART)
         for name in ("x", "y"):
-            bucket.put(name, content)
-        with (mnt / "x").open("rb", buffering=0) as removed, (mnt / "y").open("rb") as replaced:
+            (mnt / name).write_bytes(content)
+        with (mnt / "x").open("rb") as removed, (mnt / "y").open("rb") as replaced:
+            for file in (removed, replaced):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             (mnt / "x").unlink()
             (mnt / "new").write_bytes(b"new")
             (mnt / "new").rename(mnt / "y")
             assert removed.read() == replaced.read() == content
         assert bucket.keys() == ["y"]
-            assert bucket.uploads() == []
+        (mnt / "y").unlink()
         # And the name is free for another file meanwhile.
         with (mnt / "x").open("wb", buffering=0) as first:
             first.write(b"first")
