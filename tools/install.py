@@ -5,6 +5,7 @@
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
+    PREFIX/lib/tmpfiles.d       the directory of their control sockets, at each boot
     PREFIX/lib/systemd/system   the units that start workers, and a link that has them started
     PREFIX/share/man            the manual pages
 
@@ -26,6 +27,7 @@ from manpage import SOURCES, write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "fuse-s3"
+RUNTIME = Path("/run/fuse-s3/control")
 HELPERS = ("mount.s3", "mount.fuse.s3")
 UNITS = ("fuse-s3-worker.socket", "fuse-s3-worker@.service")
 
@@ -55,6 +57,7 @@ class Layout:
         self.keeper = f"{self.home}/bin/fuse-s3-keeper"
         self.command = f"{prefix}/bin/fuse-s3"
         self.sysusers = f"{prefix}/lib/sysusers.d/fuse-s3.conf"
+        self.tmpfiles = f"{prefix}/lib/tmpfiles.d/fuse-s3.conf"
         units = f"{prefix}/lib/systemd/system"
         self.units = [f"{units}/{name}" for name in UNITS]
         self.wanted = f"{units}/sockets.target.wants/{UNITS[0]}"
@@ -91,12 +94,14 @@ def install(layout: Layout) -> None:
     write_launcher(layout, layout.keeper, "fuse_s3_worker.survival.keeper")
     write_launcher(layout, layout.command, "fuse_s3_cli.main")
     put(layout.staged(layout.sysusers), (ROOT / "systemd/fuse-s3.sysusers").read_text(), 0o644)
+    put(layout.staged(layout.tmpfiles), (ROOT / "systemd/fuse-s3.tmpfiles").read_text(), 0o644)
     write_units(layout)
     pages = write_pages(ROOT / "build/man", version())
     for path, page in zip(layout.pages, pages, strict=True):
         put(layout.staged(path), page.read_text(), 0o644)
     if not layout.destdir:
         make_user()
+        make_runtime()
     first, *others = layout.helpers
     build(layout.staged(first), layout.worker, layout.keeper)
     for path in others:
@@ -150,32 +155,50 @@ def make_user() -> None:
         )  # fmt: skip
 
 
+def make_runtime(path: Path = RUNTIME) -> None:
+    """Make the directory of the control sockets, as tmpfiles.d does from the next boot on."""
+    account = pwd.getpwnam(USER)
+    for directory in (path.parent, path):
+        directory.mkdir(mode=0o755, exist_ok=True)
+    os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
 def uninstall(layout: Layout) -> None:
     """Take away what `install` put, the helper first; mounts that exist go on."""
     for helper in layout.helpers:
         layout.staged(helper).unlink(missing_ok=True)
-    for path in (layout.command, layout.sysusers, layout.wanted, *layout.units, *layout.pages):
+    for path in (
+        layout.command,
+        layout.sysusers,
+        layout.tmpfiles,
+        layout.wanted,
+        *layout.units,
+        *layout.pages,
+    ):
         layout.staged(path).unlink(missing_ok=True)
     shutil.rmtree(layout.staged(layout.home), ignore_errors=True)
     if not layout.destdir:
-        remove_user()
+        if not remove_user():
+            return
+        shutil.rmtree(RUNTIME, ignore_errors=True)
 
 
-def remove_user() -> None:
-    """Remove the system user unless workers still run as it."""
+def remove_user() -> bool:
+    """Remove the system user unless workers still run as it; tell whether none do."""
     try:
         uid = pwd.getpwnam(USER).pw_uid
     except KeyError:
-        return
+        return True
     if any(runs_as(path, uid) for path in Path("/proc").glob("[0-9]*")):
         print(f"user {USER} stays: workers still run")
-        return
+        return False
     subprocess.run(["userdel", USER], check=True)
     try:
         grp.getgrnam(USER)
     except KeyError:
-        return
+        return True
     subprocess.run(["groupdel", USER], check=True)
+    return True
 
 
 def runs_as(process: Path, uid: int) -> bool:

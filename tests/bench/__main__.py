@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from bench import machine, processes, report
-from bench.bench import Bench
-from bench.command import ROOT, Stage, parser, stages
+from bench.bench import Bench, Lasts
+from bench.command import ROOT, parser, rows
 from bench.content import Content
 from bench.contestants import CONTESTANTS, OURS, Contestant
 from bench.data import Data
 from bench.memory import available, scratch
 from bench.mounts import clean_up
+from bench.plan import Row, Stage, stages
 from bench.plot import draw
 from bench.rounds import run, taking_part
 from bench.server.configuration import SHAPES
@@ -38,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if os.geteuid() != 0:
         return _refuse("the benchmark mounts, which needs root: sudo make bench")
-    contestants = [CONTESTANTS[name] for name in (OURS, *given.peers)]
-    if subprocess.run([ROOT / "tools/need", *_packages(given)], check=False).returncode:
+    wanted = rows(given)
+    if not wanted:
+        return _refuse("nothing is left to measure; make bench WORKLOADS=all has everything")
+    names = dict.fromkeys(name for row in wanted for name in (OURS, *row.peers))
+    contestants = [CONTESTANTS[name] for name in names]
+    if subprocess.run([ROOT / "tools/need", *_packages(wanted)], check=False).returncode:
         return _refuse("see above")
     if not given.install and (reason := CONTESTANTS[OURS].missing()):
         return _refuse(f"{reason}: make install")
@@ -50,17 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes.become_subreaper()
     try:
         with _product(install=given.install):
-            return _run(given, _present(contestants))
+            return _run(given, wanted, _present(contestants))
     except KeyboardInterrupt:
         return _refuse("interrupted")
 
 
-def _packages(given: argparse.Namespace) -> list[str]:
+def _packages(wanted: Sequence[Row]) -> list[str]:
     """Return the Debian packages that this run takes."""
-    found = {CONTESTANTS[name].package for name in given.peers} - {""}
-    found |= {name for shape in given.shape for name in SHAPES[shape].packages}
-    found |= {name for workload in given.workloads for name in WORKLOADS[workload].packages}
-    return sorted(found | ({"openssl"} if given.tls else set()))
+    found = {CONTESTANTS[name].package for row in wanted for name in row.peers} - {""}
+    found |= {name for stage in stages(wanted) for name in SHAPES[stage.shape].packages}
+    found |= {name for row in wanted for name in WORKLOADS[row.workload].packages}
+    return sorted(found | {"openssl" for stage in stages(wanted) if stage.tls})
 
 
 @contextlib.contextmanager
@@ -98,46 +103,54 @@ def _present(contestants: Sequence[Contestant]) -> list[Contestant]:
     return [row for row in contestants if not reasons[row.name]]
 
 
-def _run(given: argparse.Namespace, contestants: list[Contestant]) -> int:
+def _run(
+    given: argparse.Namespace, wanted: Sequence[Row], contestants: Sequence[Contestant]
+) -> int:
     begin = time.monotonic()
-    facts = machine.describe(contestants) | {"content": given.size, "rounds": given.rounds}
+    facts = machine.describe(contestants) | {"content": given.size}
     facts["busy_with_something_else"] = load = machine.background_load()
     if load > _BUSY:
         _say(f"this machine is busy: {load:.1f} processors are in use before anything begins")
     if machine.installed_differs():
         _say("what is installed is not what this tree has: make install")
     measured: dict[Stage, report.Measured] = {}
-    for stage in stages(given):
+    for stage in stages(wanted):
         _say(f"the server {stage.title}")
-        measured[stage] = _measure(given, stage, contestants)
-    for stage, rows in measured.items():
-        _say(f"\n== the server {stage.title} ==")
-        for workload, results in rows:
-            _say(f"\n{report.table(workload, results)}")
+        here = [row for row in wanted if row.stage == stage]
+        measured[stage] = _measure(given, stage, here, contestants)
+    by_name = {stage.name: tables for stage, tables in measured.items()}
+    _say("".join(f"\n{stage.name}: the server {stage.title}" for stage in measured) + "\n")
+    for line in report.tables(by_name):
+        _say(line)
     path = given.output / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    report.as_json(facts, {stage.name: rows for stage, rows in measured.items()}, path)
+    report.as_json(facts, by_name, path)
     drawn = draw(path)
-    _say(f"\n{time.monotonic() - begin:.0f} s; every sample is in {os.path.relpath(path)}{drawn}")
-    failures = [results[OURS].failure for rows in measured.values() for _, results in rows]
+    _say(f"{time.monotonic() - begin:.0f} s; every sample is in {os.path.relpath(path)}{drawn}")
+    failures = [results[OURS].failure for tables in measured.values() for _, results in tables]
     return int(any(failures))
 
 
 def _measure(
-    given: argparse.Namespace, stage: Stage, contestants: Sequence[Contestant]
+    given: argparse.Namespace,
+    stage: Stage,
+    wanted: Sequence[Row],
+    contestants: Sequence[Contestant],
 ) -> report.Measured:
-    """Measure every workload on one server."""
+    """Measure everything that is to be measured on one server."""
     measured = []
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(scratch(_SCRATCH * given.size + _SPARE))
         stack.callback(clean_up, base)
         server = stack.enter_context(Server(base, shape=SHAPES[stage.shape], tls=stage.tls))
-        bench = Bench(base, server, Data(server, Content(given.size)), given.seconds, _say)
+        lasts = Lasts(given.seconds, given.patience)
+        bench = Bench(base, server, Data(server, Content(given.size)), lasts, _say)
         stack.callback(bench.close)
         bench.data.begin()
-        for name in given.workloads:
-            workload = WORKLOADS[name]
-            rows = taking_part(workload, contestants)
-            measured.append((workload, run(bench, workload, rows, given.rounds)))
+        for row in wanted:
+            workload = WORKLOADS[row.workload]
+            beside = [one for one in contestants if one.name in (OURS, *row.peers)]
+            results = run(bench, workload, taking_part(workload, beside), row.rounds)
+            measured.append((workload, results))
     return measured
 
 

@@ -55,6 +55,9 @@ def _machines(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, s
 
 def _contestants(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     value, unit = new["decides"], new["unit"]
+    if old["decides"] != value:
+        yield f"  it was decided by {old['unit']}, and is by {unit}"
+        return
     for name in [name for name in new["contestants"] if name in old["contestants"]]:
         then, now = old["contestants"][name], new["contestants"][name]
         if not (then["samples"] and now["samples"]):

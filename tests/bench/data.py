@@ -3,12 +3,13 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from bench.content import CHUNK, Content
 from bench.server.nginx import Server
 
-__all__ = ["BIG", "SMALL_FILES", "Data", "flat", "links", "nested", "small"]
+__all__ = ["BIG", "SMALL_FILES", "Data", "flat", "links", "medium", "nested", "small"]
 
 BIG = "big"
 SMALL_FILES = 100
@@ -17,6 +18,7 @@ _GIB = 1 << 30
 _SMALL_SIZE = 64 << 10
 _WIDTH = 100  # names in each directory of a nested tree
 _LINKS = 20
+_MEDIUM, _DIFFERENT = 5 << 20, 8
 
 
 class Data:
@@ -53,6 +55,14 @@ class Data:
             self._made[name] = [str(path.relative_to(self._root)) for path in make(self, directory)]
             self._server.adopt(f"{name}/")
         return self._made[name]
+
+    def imagine(self, name: str, count: int, width: int = 0) -> int:
+        """Have keys listed in the directory `name` that are not there; return how many."""
+        count = self.scaled(count)
+        if name not in self._made:
+            self._server.imagine(f"{name}/", count, width)
+            self._made[name] = []
+        return count
 
     def discard(self, prefix: str) -> None:
         """Delete everything below a directory, which a contestant has written."""
@@ -92,6 +102,25 @@ def small(count: int) -> Callable[[Data, Path], Iterator[Path]]:
             path = directory / f"{number // 500:02}" / f"{number:05}"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(chunk[number : number + _SMALL_SIZE])
+            yield path
+
+    return make
+
+
+def medium(count: int) -> Callable[[Data, Path], Iterator[Path]]:
+    """Make files of 5 MiB: a few, each with many names, which take no memory."""
+
+    def make(data: Data, directory: Path) -> Iterator[Path]:
+        for number in range(data.scaled(count)):
+            path = directory / f"{number:03}"
+            if number < _DIFFERENT:
+                with path.open("xb") as file:
+                    for chunk in islice(
+                        Content(_MEDIUM * (number + 1)).chunks(), number, number + 5
+                    ):
+                        file.write(chunk)
+            else:
+                path.hardlink_to(directory / f"{number % _DIFFERENT:03}")
             yield path
 
     return make

@@ -18,6 +18,7 @@ __all__ = ["Reserve", "available", "scratch"]
 
 MIB = 1 << 20
 _PIECE = 256 * MIB
+_WORTH = 64 * MIB  # less is touched in no time
 _POPULATE_WRITE = 23  # linux/mman.h: MADV_POPULATE_WRITE
 _REPORTING = Path("/sys/module/page_reporting")  # the kernel can give free memory back
 _REPORTED_AFTER = 2.3  # seconds: a little more than PAGE_REPORTING_DELAY of mm/page_reporting.c
@@ -59,6 +60,7 @@ class Reserve:
 
     def __init__(self) -> None:
         self._pieces: list[mmap.mmap] = []
+        self._since = 0.0
 
     def close(self) -> None:
         """Give it back."""
@@ -67,9 +69,13 @@ class Reserve:
     @contextlib.contextmanager
     def lent(self, size: int) -> Iterator[None]:
         """Hold `size` bytes, let go of them for as long as this lasts, and hold them again."""
+        if size < _WORTH:
+            yield
+            return
         self._hold(size)
-        if size and _REPORTING.exists():
-            time.sleep(_REPORTED_AFTER)  # what was free before is given back while this is not
+        if _REPORTING.exists():
+            # What was free before is given back while this is not.
+            time.sleep(max(self._since + _REPORTED_AFTER - time.monotonic(), 0.0))
         self._hold(0)
         try:
             yield
@@ -85,3 +91,4 @@ class Reserve:
             piece.madvise(mmap.MADV_NOHUGEPAGE)
             piece.madvise(_POPULATE_WRITE)
             self._pieces.append(piece)
+            self._since = time.monotonic()

@@ -14,6 +14,7 @@ __all__ = ["MountFailedError", "Mounted", "clean_up", "mounted"]
 
 _PATIENCE = 60.0  # seconds until something counts as hung
 _POLL = 0.001
+_MERCY = 0.2  # seconds to end in
 
 
 class MountFailedError(Exception):
@@ -37,6 +38,10 @@ class Mounted:
     def pids(self) -> frozenset[int]:
         """The processes that serve it: found when first asked for, before others may start."""
         return frozenset(processes.descendants() - self._others)
+
+    def abandon(self) -> None:
+        """Kill who serves it, which ends whoever waits for it: no signal would."""
+        processes.end(processes.descendants() - self._others, patience=_MERCY)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """Results as tables for people and as JSON for programs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.contestants import OURS
 from bench.rounds import Result
 from bench.workloads import Column, Workload
 
-__all__ = ["Measured", "as_json", "ratio", "table"]
+__all__ = ["Measured", "as_json", "ratio", "table", "tables"]
 
 Measured = Sequence[tuple[Workload, Mapping[str, Result]]]
 """What was measured on one server: workloads, and each contestant's result in them."""
@@ -23,16 +23,33 @@ def ratio(workload: Workload, results: Mapping[str, Result], name: str) -> float
         return None
     value = workload.columns[0].value
     better, worse = ours.median(value), theirs.median(value)
+    if not (better and worse):
+        return None
     return better / worse if workload.more_is_better else worse / better
 
 
-def table(workload: Workload, results: Mapping[str, Result]) -> str:
+def tables(measured: Mapping[str, Measured]) -> Iterator[str]:
+    """Yield for each workload, in lines: its title, and its table on every server it has."""
+    found: dict[str, list[tuple[str, Workload, Mapping[str, Result]]]] = {}
+    for server, rows in measured.items():
+        for workload, results in rows:
+            found.setdefault(workload.name, []).append((server, workload, results))
+    for name, there in found.items():
+        yield f"{name}: {there[0][1].title}"
+        for server, workload, results in there:
+            yield table(workload, results, server)
+        yield ""
+
+
+def table(workload: Workload, results: Mapping[str, Result], server: str) -> str:
     """Return a table of medians, and below it what was asked of the server."""
     first, *rest = workload.columns
-    headings = ["", first.heading, "from - to", "ours is", *(column.heading for column in rest)]
+    headings = [server, first.heading, "from - to", "ours is", *(column.heading for column in rest)]
     rows = [headings, *(_row(workload, results, name) for name in results)]
-    lines = [f"{workload.name}: {workload.title}", *_aligned(rows)]
+    lines = list(_aligned(rows))
     lines += [f"  {name}: {result.failure}" for name, result in results.items() if result.failure]
+    for name, result in results.items():
+        lines += [f"  {name}: {note}" for note in result.notes]
     for name, result in results.items():
         if result.samples and (asked := result.requests):
             kinds = ", ".join(f"{count} {kind}" for kind, count in asked.items())
@@ -49,9 +66,9 @@ def _row(workload: Workload, results: Mapping[str, Result], name: str) -> list[s
     times = ratio(workload, results, name)
     return [
         name,
-        format(result.median(first.value), first.format),
+        ("< " if result.bound else "") + format(result.median(first.value), first.format),
         f"{min(values):{first.format}} - {max(values):{first.format}}",
-        _NOT_MEASURED if times is None else f"x {times:.2f}",
+        _NOT_MEASURED if times is None else ("> " if result.bound else "") + f"x {times:.2f}",
         *(_cell(result, column) for column in rest),
     ]
 
@@ -89,6 +106,7 @@ def _workload(workload: Workload, results: Mapping[str, Result]) -> dict[str, ob
         "contestants": {
             name: {
                 "failure": result.failure,
+                "bound": result.bound,
                 "median": {
                     value: result.median(value)
                     for value in (result.samples[0].values if result.samples else ())

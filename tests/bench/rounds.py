@@ -23,6 +23,16 @@ class Result:
         return median(sample.values[value] for sample in self.samples)
 
     @property
+    def bound(self) -> bool:
+        """Tell whether it is not known how good it is, only that it is no better."""
+        return any(sample.bound for sample in self.samples)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not done in time."""
+        return list(dict.fromkeys(sample.note for sample in self.samples if sample.note))
+
+    @property
     def requests(self) -> dict[str, int]:
         """What the last round asked the server for."""
         return self.samples[-1].requests
@@ -36,7 +46,7 @@ def taking_part(workload: Workload, contestants: Sequence[Contestant]) -> list[C
 def run(
     bench: Bench, workload: Workload, contestants: Sequence[Contestant], rounds: int
 ) -> dict[str, Result]:
-    """Measure a workload; return each contestant's result, the yardsticks' last.
+    """Measure a workload so many times; return each contestant's result, the yardsticks' last.
 
     The last round checks what was read or stored.
     """
@@ -49,8 +59,9 @@ def run(
         for name, outcome in workload.measure(bench, turn, number == rounds - 1):
             _note(bench, label, workload, name, results[name], outcome)
         for name, measure in workload.yardsticks:
-            _note(bench, label, workload, name, yardsticks[name], measure(bench))
-    return results | yardsticks
+            if sample := measure(bench):
+                _note(bench, label, workload, name, yardsticks[name], sample)
+    return results | {name: result for name, result in yardsticks.items() if result.samples}
 
 
 def rotated(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
@@ -74,4 +85,6 @@ def _note(
     result.samples.append(outcome)
     column = workload.columns[0]
     shown = format(outcome.values[column.value], column.format)
-    bench.say(f"{label}  {name:15} {shown:>7} {column.heading}")
+    less = "less than " if outcome.bound else ""
+    note = f"  ({outcome.note})" if outcome.note else ""
+    bench.say(f"{label}  {name:15} {less}{shown:>7} {column.heading}{note}")

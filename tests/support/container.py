@@ -6,6 +6,7 @@ a second. See systemd-nspawn(1).
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from support.process import ROOT
 
 __all__ = ["Container", "why_not"]
 
-_PATIENCE = 240.0  # seconds
+_PATIENCE = 900.0  # seconds; a busy machine, and fifty deaths
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _EMPTY = ("usr", "proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "root", "home", "mnt")
 _NOT_COPIED = ("fstab", "systemd/system", "systemd/user", "machine-id", "rc*.d", "cron*", "ssh")
@@ -42,14 +43,20 @@ find $group -depth -type d -exec rmdir {} +
 """
 
 
+@functools.cache
 def why_not() -> str:
-    """Say what is missing on this machine."""
+    """Say what is missing on this machine; nothing, if a container boots."""
     if os.geteuid() != 0:
         return "only root can boot a container"
     programs = ("systemd-nspawn", "unshare")
     missing = [name for name in programs if not shutil.which(name)]
     missing += [path for path in ("/dev/autofs", "/lib/systemd/systemd") if not Path(path).exists()]
-    return f"no container boots without: {', '.join(missing)}" if missing else ""
+    if missing:
+        return f"no container boots without: {', '.join(missing)}"
+    probe = ["unshare", "--user", "--map-root-user", "true"]
+    if subprocess.run(probe, check=False, capture_output=True).returncode:
+        return "no namespaces of users: forbidden here, or this is a chroot"
+    return ""
 
 
 class Container:

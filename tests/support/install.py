@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from install import make_runtime
 from support.process import ROOT
 
 __all__ = ["installed"]
@@ -32,6 +33,7 @@ def installed() -> Iterator[None]:
         if not was_there or not _STAMP.exists() or _STAMP.read_text() != stamp:
             _make("install")
             _STAMP.write_text(stamp)
+        make_runtime()  # gone with the last boot, while the rest stays
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.describer import Results
@@ -14,6 +15,7 @@ from fuse_s3_worker.fs.posix import Posix
 from fuse_s3_worker.fs.xattrs import Xattrs
 from fuse_s3_worker.posix.headers import encode
 from fuse_s3_worker.posix.inode import NO_XATTRS, Inode
+from support.gatedstore import GatedStore
 from support.tree import LIFETIME, Tree
 
 __all__ = ["SECOND", "PosixTree", "kept", "posix_tree"]
@@ -49,6 +51,9 @@ class PosixTree(Tree):
         results: Results | None = None,
         part_min: int = 5 << 20,
         first_part: int = 8 << 20,
+        cache: Path | None = None,
+        write_back: float = 0.0,
+        store: GatedStore | None = None,
     ) -> None:
         super().__init__(
             objects,
@@ -58,6 +63,9 @@ class PosixTree(Tree):
             results=results,
             part_min=part_min,
             first_part=first_part,
+            cache=cache,
+            write_back=write_back,
+            store=store,
         )
         self.uid = _UID
         self.gid = _GID

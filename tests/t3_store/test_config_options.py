@@ -55,7 +55,10 @@ DEFAULTS: dict[str, object] = {
     "rename_dir_limit": 100_000,
     "upload_checksum": "auto",
     "sandbox": "best-effort",
+    "engine": "native",
+    "restart_limit": 5,
     "log_level": "info",
+    "examine": False,
 }
 
 
@@ -145,6 +148,9 @@ EDGES: dict[str, tuple[dict[str, object], list[str]]] = {
     ),
     "upload_checksum": ({f"={x}": x for x in ("auto", "crc32c", "crc64nvme", "off")}, ["", "=md5"]),
     "sandbox": ({f"={x}": x for x in ("best-effort", "strict", "off")}, ["", "=on", "=no"]),
+    "engine": ({"=native": "native", "=libfuse": "libfuse"}, ["", "=fuse", "=LIBFUSE"]),
+    "restart_limit": ({"=0": 0, "=1000": 1000}, ["", "=-1", "=1001", "=never", "=0.5"]),
+    "examine": (dict(FLAGS), ["=maybe"]),
     "log_level": ({f"={x}": x for x in ("error", "warning", "info", "debug")}, ["", "=loud", "=4"]),
 }  # fmt: skip
 

@@ -165,6 +165,7 @@ OPERATIONS: dict[str, Callable[[S3Store], Coroutine[Any, Any, object]]] = {
     "part": lambda store: store.upload_part(UPLOAD, 1, BODY),
     "copy part": lambda store: store.copy_part(UPLOAD, 1, INFO, 0, 3),
     "copy": lambda store: store.copy(INFO, "to"),
+    "duplicate": lambda store: store.duplicate(INFO, "to"),
 }
 
 
@@ -184,7 +185,7 @@ WANTED = {
 
 
 @pytest.mark.parametrize(("options", "headers"), WANTED.values(), ids=WANTED.keys())
-@pytest.mark.parametrize("work", ["put", "create", "copy"])
+@pytest.mark.parametrize("work", ["put", "create", "copy", "duplicate"])
 def test_every_new_object_is_encrypted(options: str, headers: dict[str, str], work: str) -> None:
     (request,) = asked(encrypted(options), Server(), work)
     assert of(request) == headers
@@ -215,8 +216,8 @@ def failing(make: Callable[[str], S3Store], server: Server, work: str) -> list[R
 
 def test_a_store_that_does_not_encrypt_is_told_of() -> None:
     for options, keys in (("sse=AES256", ()), ("sse=aws:kms", ()), ("", (FIRST,))):
-        for work in ("put", "copy"):
-            opens = FIRST if keys and work == "copy" else ""
+        for work in ("put", "copy", "duplicate"):
+            opens = FIRST if keys and work != "put" else ""
             server = Server(echo=False, opens=opens)
             failing(encrypted(options, keys), server, work)
 

@@ -94,6 +94,13 @@ def test_how_long_users_wait(error: StoreError, limit: float) -> None:
     assert limit - 10.0 <= operation.lasted <= limit
 
 
+def test_ten_seconds_of_throttling_are_outlasted_with_few_requests() -> None:
+    operation = Operation(lambda _: THROTTLED if operation.lasted < 10.0 else None)
+    assert run(Retrier().run(operation), may_log=["retry"]) == "done"
+    assert 10.0 <= operation.lasted < 10.0 + PATIENT.longest_pause
+    assert len(operation.times) < 20
+
+
 def test_throttling_gets_the_most_patience_and_mount_gets_its_answer() -> None:
     assert PATIENT.throttled > PATIENT.otherwise
     assert max(STARTING.throttled, STARTING.otherwise) < 22, "mount gives up after 30 s"

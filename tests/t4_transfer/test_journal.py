@@ -31,7 +31,9 @@ def example() -> Description:
     extents.put([Extent(100, 300, OTHER, 7)])
     extents.zero(400, 500)
     extents.load(600, 700)
-    return Description(BASE.key, BASE, OTHER, extents, State.OPEN, mtime=77, upload_id="u/1+")
+    return Description(
+        BASE.key, BASE, OTHER, extents, mtime=77, upload_id="u/1+", headers={"x-amz-meta-mode": "1"}
+    )
 
 
 def told(known: Description) -> tuple[Any, ...]:
@@ -53,6 +55,8 @@ RECORDS: list[Record] = [
     ("m", "upload id"),
     ("c", '"etag-3"'),
     ("s", "conflict"),
+    ("h", {"x-amz-meta-mode": "33188", "x-amz-meta-ü": ""}),
+    ("h", None),
     ("r", STORED),
 ]
 
@@ -107,7 +111,7 @@ def test_what_records_say() -> None:
     assert {e.source.key for e in known.extents if e.source} == {"new", "other"}
     apply(known, ("r", STORED))
     assert (known.base, known.state, known.mtime) == (STORED, State.OPEN, STORED.mtime)
-    assert (known.upload_id, known.expected) == ("", "")
+    assert (known.upload_id, known.expected, known.headers) == ("", "", None)
     assert not known.changed
     apply(known, ("s", "committing"))
     assert known.state is State.COMMITTING
@@ -184,9 +188,10 @@ def line(text: bytes, checksum: int = 0) -> bytes:
 
 
 HEAD = (
-    b'{"fuse-s3-staged":1,"key":"k","base":null,"seen":null,"state":"open","mtime":1,'
-    b'"upload":"","expected":""}'
+    b'{"fuse-s3-staged":2,"key":"k","base":null,"seen":null,"state":"open","mtime":1,'
+    b'"upload":"","expected":"","headers":null}'
 )
+FIRST_HEAD = HEAD.replace(b'staged":2', b'staged":1').replace(b',"headers":null', b"")
 
 
 def lines(*texts: bytes) -> bytes:
@@ -209,6 +214,13 @@ def test_the_format_is_what_it_was() -> None:
     )
 
 
+def test_a_journal_of_the_first_version_is_read() -> None:
+    """It says nothing of headers."""
+    known, log = decode(lines(FIRST_HEAD, b'["x",[[0,5,-1,0,1]]]', b'["end",1]'))
+    assert (known.key, known.size, known.headers) == ("k", 5, None)
+    assert log.snapshot(known) == lines(HEAD, b'["x",[[0,5,-1,0,1]]]', b'["end",1]')
+
+
 GOOD = lines(HEAD, b'["x",[[0,5,-1,0,1]]]', b'["end",1]')
 
 BAD = {
@@ -216,7 +228,10 @@ BAD = {
     "no journal": (b"hello\n", "does not begin"),
     "another document": (lines(b'{"a":1}'), "does not begin"),
     "a list": (lines(b"[1]"), "does not begin"),
-    "a later version": (lines(HEAD.replace(b'staged":1', b'staged":2')), "version 2"),
+    "a later version": (lines(HEAD.replace(b'staged":2', b'staged":3')), "version 3"),
+    "a version that never was": (lines(HEAD.replace(b'staged":2', b'staged":"2"')), "version 2"),
+    "headers that are none": (lines(HEAD.replace(b"null}", b'["a"]}'), b'["end",0]'), "no sense"),
+    "a header that is none": (lines(HEAD.replace(b"null}", b'{"a":1}}'), b'["end",0]'), "no sense"),
     "a state that is none": (lines(HEAD.replace(b"open", b"shut"), b'["end",0]'), "no sense"),
     "a field too few": (lines(HEAD.replace(b'"mtime":1,', b""), b'["end",0]'), "no sense"),
     "a key that is none": (lines(HEAD.replace(b'"k"', b"5"), b'["end",0]'), "no sense"),
@@ -247,7 +262,7 @@ def test_what_is_no_journal_is_refused_with_a_reason(name: str) -> None:
 AFTER = [
     b'["?"]', b'["w"]', b'["w",1]', b'["w",5,3,1]', b'["w",0,"5",1]', b'["t",-1,1]', b'["m",5]',
     b'["c",null]', b'["s","shut"]', b'["r",[1,2]]', b'["r",null]', b'["n",5,null]', b"[]", b"5",
-    b'["p",[[0,5,3,0,0]],1]', b'["o",5]', b'{"w":1}', b'["l",0,[]]',
+    b'["p",[[0,5,3,0,0]],1]', b'["o",5]', b'{"w":1}', b'["l",0,[]]', b'["h",5]', b'["h",{"a":[]}]',
 ]  # fmt: skip
 
 

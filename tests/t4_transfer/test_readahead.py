@@ -153,7 +153,7 @@ def test_random_reads_are_never_read_ahead() -> None:
 
 def test_a_small_jump_ahead_is_the_same_run_and_a_large_one_is_not() -> None:
     reader = Reader()
-    for number in range(4):
+    for number in range(32):
         reader.read(number * BLOCK, BLOCK)
     (run,) = reader.runs
     assert isinstance(run, Run)

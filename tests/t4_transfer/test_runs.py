@@ -174,6 +174,21 @@ def test_a_chunk_as_long_as_the_others_is_asked_for_at_once_and_nothing_beyond()
     assert total(late) == (len(starts) - 3) * (length - BLOCK)
 
 
+@pytest.mark.parametrize("beyond", [0, 1, 2])
+def test_chunks_that_lie_within_a_window_are_chunks_all_the_same(beyond: int) -> None:
+    """Some columns of a table: what is between them is not read, although it would not be far.
+
+    The kernel reads ahead `beyond` the end of each.
+    """
+    reader = Reader(limit=128 * BLOCK)
+    reader.busy = False
+    starts = [(128 * group + 8 * column) * BLOCK for group in range(8) for column in (1, 6, 12)]
+    chunks(reader, starts, (8 + beyond) * BLOCK)
+    late = reader.ahead[next(n for n, r in enumerate(reader.ahead) if r[0] > starts[4]) :]
+    between = total([r for r in late if r[0] > starts[4]])
+    assert between <= (8 + beyond) * BLOCK * (len(starts) - 4)
+
+
 def test_a_chunk_that_is_longer_goes_on() -> None:
     reader = Reader(limit=64 * BLOCK)
     chunks(reader, [start * BLOCK for start in STARTS], 8 * BLOCK)

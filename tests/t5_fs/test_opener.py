@@ -153,3 +153,8 @@ def test_an_older_kernel_is_noticed() -> None:
             assert module._by_proc(os.getpid()) == os.getpid()
 
         assert outcome_of(lacking(call, errno.ENOTTY), look) == DONE
+
+
+def test_a_number_that_no_thread_can_have() -> None:
+    assert Opener.of(2**32 - 1).process == 0
+    assert not Opener.of(2**32 - 1).leaves_to(2**31)

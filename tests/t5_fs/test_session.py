@@ -20,7 +20,15 @@ from fuse_s3_worker.fs.attributes import Ownership
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import OUT_HEADER, InitFlag, Opcode
 from fuse_s3_worker.fuse.channel import Channel
-from fuse_s3_worker.serve import Owner, Session, build_file_system, ownership_of
+from fuse_s3_worker.portable import library
+from fuse_s3_worker.serve import (
+    End,
+    LibfuseSession,
+    Owner,
+    Session,
+    build_file_system,
+    ownership_of,
+)
 from support import loops
 from support.gatedstore import GatedStore
 from support.kernel import Reply, frame
@@ -373,3 +381,24 @@ async def test_the_parts_of_a_mount_share_the_memory_and_follow_the_options() ->
     assert core.metadata.lifetime == 7.0
     assert core.readers.window_limit == 3 * 8 * MIB
     assert core.nodes.root.key == "pre/"
+
+
+def test_a_device_that_libfuse_cannot_use_ends_the_session(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before INIT, too, when somebody waits for that."""
+    library.load()
+
+    async def main() -> None:
+        fs = build_file_system(GatedStore(), SETTINGS, Owner(1000, 1000), "")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        session = LibfuseSession(theirs.detach(), fs)
+        session.start()
+        ours.close()
+        await asyncio.wait_for(session.adapter.initialized.wait(), 30)
+        assert await asyncio.wait_for(session.run(), 30) is End.FAILED
+        session.begin_to_hand_over()
+
+    loops.run(main())
+    events = [record.getMessage().split()[0] for record in caplog.records]
+    assert events == ["device_failed", "handover_given_up"]

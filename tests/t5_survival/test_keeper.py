@@ -1,5 +1,6 @@
 """The keeper: real workers that die, small programs whose behaviour is a few lines."""
 
+import gc
 import json
 import os
 import signal
@@ -199,6 +200,7 @@ def test_no_descriptor_is_left_behind(kept: Callable[[str], Kept]) -> None:
     made = kept(script)
 
     def keep() -> tuple[int, int]:
+        gc.collect()  # what earlier tests have left to it
         before = len(open_descriptors())
         made.keeper.run({})
         return before, len(open_descriptors())

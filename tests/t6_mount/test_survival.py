@@ -111,6 +111,31 @@ def test_failures_are_counted(bucket: Bucket) -> None:
         assert (mnt / "x").read_bytes() == b"1"
 
 
+def descriptor(pid: int, name: str) -> Path:
+    """Return the place of a process's descriptor."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            if name in str(link.readlink()):
+                return link
+    raise FileNotFoundError(name)
+
+
+def test_a_state_that_is_damaged_is_not_used(bucket: Bucket) -> None:
+    """Wrong bytes would be worse than an error: the log says what is wrong, umount works."""
+    bucket.put("x", b"1")
+    with Mount(bucket, allowed=["refusing reason"]) as mnt:
+        assert (mnt / "x").read_bytes() == b"1"
+        with descriptor(mnt.pid, "memfd:state-a").open("r+b", buffering=0) as file:
+            content = os.pread(file.fileno(), 5000, 0)
+            os.pwrite(file.fileno(), bytes([content[4096 + 20] ^ 1]), 4096 + 20)
+        os.kill(mnt.pid, signal.SIGKILL)
+        (line,) = mnt.log.wait_for("refusing")
+        assert "does not check" in line.fields["reason"]
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (mnt / "x").read_bytes()
+        assert mnt.unmount().returncode == 0
+
+
 # -- readers and writers ---------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,11 +51,11 @@ def counted(server: Server, last: str) -> Count:
         return any(last in count.operations for count in seen)
 
     wait_until(is_there, f"{last} in the server's log")
-    operations: dict[str, int] = {}
+    operations: Counter[str] = Counter()
     for count in seen:
-        for name, times in count.operations.items():
-            operations[name] = operations.get(name, 0) + times
-    return Count(operations, 0.0, sum(c.received for c in seen), sum(c.sent for c in seen))
+        operations.update(count.operations)
+    received, sent = (sum(getattr(c, name) for c in seen) for name in ("received", "sent"))
+    return Count(dict(operations), 0.0, received=received, sent=sent)
 
 
 def test_small_changes_of_a_gibibyte(server: Server) -> None:

@@ -7,18 +7,45 @@ from typing import Any
 import pytest
 
 from bench import compare, plot
-from bench.command import Stage, parser, stages
+from bench.command import parser, rows
 from bench.contestants import CONTESTANTS, OURS
+from bench.plan import PLAN, Row, Stage, stages
 from bench.workloads import GROUPS, WORKLOADS
 
 # -- the command line ------------------------------------------------------------------------------
 
 
-def test_without_words_it_is_the_core_on_the_fast_server_with_everybody() -> None:
-    given = parser().parse_args([])
-    assert given.workloads == ["seq_read_1g", "seq_write_1g", "mount_to_ls", "idle_memory"]
-    assert stages(given) == [Stage("fast", tls=False)]
-    assert {OURS, *given.peers} == CONTESTANTS.keys()
+def _rows(*words: str) -> list[Row]:
+    return rows(parser().parse_args(words))
+
+
+def test_without_words_it_is_the_plan() -> None:
+    assert sorted(_rows()) == sorted(PLAN)
+    assert list(dict.fromkeys(row.stage for row in _rows())) == stages(PLAN)
+
+
+def test_the_plan_names_what_there_is_and_measures_nothing_twice() -> None:
+    assert {row.workload for row in PLAN} <= WORKLOADS.keys()
+    assert {name for row in PLAN for name in row.peers} <= CONTESTANTS.keys() - {OURS}
+    assert len({(row.stage, row.workload) for row in PLAN}) == len(PLAN)
+
+
+def test_shapes_peers_and_rounds_narrow_the_plan() -> None:
+    found = _rows("--shape=s3like", "--peers=rclone", "--rounds=7")
+    slow = {row.workload for row in PLAN if row.stage.shape == "s3like"}
+    assert {row.workload for row in found} == slow
+    assert {
+        (row.peers, row.rounds) for row in [row._replace(peers=tuple(row.peers)) for row in found]
+    } == {(("rclone",), 7)}
+    assert {row.stage.tls for row in _rows("--tls=0")} == {False}
+
+
+def test_what_is_named_is_measured_where_the_plan_does_or_on_the_fast_server() -> None:
+    planned = [row for row in PLAN if row.workload == "seq_read_1g"]
+    assert _rows("--workloads=seq_read_1g") == planned
+    (other,) = _rows("--workloads=find_flat_1k")
+    assert "find_flat_1k" not in {row.workload for row in PLAN}
+    assert (other.stage, other.peers) == (Stage("fast"), ("s3fs", "rclone"))
 
 
 def test_names_may_be_groups_and_patterns_and_count_once() -> None:
@@ -29,14 +56,15 @@ def test_names_may_be_groups_and_patterns_and_count_once() -> None:
     assert parser().parse_args(["--peers="]).peers == []
 
 
-def test_every_shape_is_measured_with_tls_too() -> None:
-    given = parser().parse_args(["--shape=s3like,fast", "--tls"])
-    names = [stage.name for stage in stages(given)]
-    assert names == ["s3like", "s3like-tls", "fast", "fast-tls"]
-    assert stages(given)[1].title.endswith("over HTTPS")
+def test_what_is_named_is_measured_on_every_shape_and_with_tls_too() -> None:
+    found = _rows("--workloads=parquet", "--shape=s3like,fast", "--tls=1")
+    assert {row.stage.name for row in found} == {"s3like", "s3like-tls", "fast", "fast-tls"}
+    assert found[-1].stage.title.endswith("over HTTPS")
 
 
-@pytest.mark.parametrize("words", [["--rounds=0"], ["--shape=slow"], ["--peers=fuse-s3"]])
+@pytest.mark.parametrize(
+    "words", [["--rounds=0"], ["--shape=slow"], ["--peers=fuse-s3"], ["--tls=yes"]]
+)
 def test_what_makes_no_sense_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(words)
@@ -88,6 +116,14 @@ def test_who_failed_is_not_compared() -> None:
     assert "s3fs: failed, then not -> no luck" in text
     del old["servers"]["fast"]["script"]
     assert "script" not in "\n".join(compare.compare(old, new))
+
+
+def test_what_was_decided_in_another_way_is_not_compared() -> None:
+    old, new = _results(2.0, 0.8, 4.0), _results(3.0, 0.6, 2.0)
+    old["servers"]["fast"]["script"] |= {"decides": "files", "unit": "files/s"}
+    text = "\n".join(compare.compare(old, new))
+    assert "it was decided by files/s, and is by GB/s" in text
+    assert "->" not in text.split("script")[1]
 
 
 def test_without_names_the_last_two_results_are_compared(

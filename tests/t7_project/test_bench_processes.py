@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import processes
+from bench import crew, processes
 from support.process import wait_until
 
 
@@ -81,3 +81,32 @@ def test_who_does_not_listen_is_killed() -> None:
     processes.end([child.pid], patience=0.2)
     assert not Path(f"/proc/{child.pid}").exists()
     child.wait()
+
+
+# -- several at once -------------------------------------------------------------------------------
+
+
+def test_a_crew_works_at_once_and_each_tells_what_it_did() -> None:
+    here, there = os.pipe()
+
+    def wait() -> int:
+        return len(os.read(here, 10))
+
+    def wake() -> int:
+        return os.write(there, b"awake")
+
+    assert [done.amount for done in crew.work([wait, wake])] == [5, 5]
+    os.close(here)
+    os.close(there)
+
+
+def test_the_failure_of_one_of_a_crew_is_told_and_nobody_is_left() -> None:
+    def fail() -> int:
+        raise EOFError("nothing at 17")
+
+    before = processes.descendants()
+    with pytest.raises(crew.CrewError, match="EOFError: nothing at 17"):
+        crew.work([lambda: 1, fail])
+    with pytest.raises(crew.CrewError, match="ended without a word"):
+        crew.work([lambda: os._exit(1)])
+    assert processes.descendants() == before

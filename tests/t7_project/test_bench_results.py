@@ -13,6 +13,7 @@ from bench.bench import Bench, Sample
 from bench.content import CHUNK, Content
 from bench.contestants import CONTESTANTS, OURS, Contestant, Setting
 from bench.rounds import Result
+from bench.server.configuration import SHAPES
 from bench.server.operations import operation, split_target
 from bench.server.requests import RequestLog, count
 from bench.workloads import WORKLOADS
@@ -100,7 +101,7 @@ def test_who_fails_is_out_and_the_others_go_on() -> None:
     assert results["s3fs"].failure == "OSError: no luck"
     assert len(results["rclone"].samples) == 3
     assert report.ratio(workload, results, "s3fs") is None
-    text = report.table(workload, results)
+    text = report.table(workload, results, "fast")
     assert "s3fs: OSError: no luck" in text
     assert any("s3fs" in line and "failed" in line for line in script.said)
 
@@ -109,11 +110,28 @@ def test_the_table_has_a_row_for_each_with_range_and_ratio() -> None:
     workload, results = _Script(_RATES).run()
     rows = {
         line.split("  ")[1]: line.split()
-        for line in report.table(workload, results).split("\n")[2:6]
+        for line in report.table(workload, results, "fast").split("\n")[1:5]
     }
     assert rows["s3fs"] == ["s3fs", "1.50", "1.00", "-", "2.00", "x", "2.00", "7"]
     assert rows[YARDSTICK][-1] == "-"
-    assert "s3fs asked for: 3 GetObject" in report.table(workload, results)
+    assert "s3fs asked for: 3 GetObject" in report.table(workload, results, "fast")
+
+
+def test_who_needed_too_long_has_a_bound_and_a_note() -> None:
+    workload, results = _Script(_RATES).run()
+    late = Sample({"rate": 0.5, "peak": 7.0}, note="not within 8 s", bound=True)
+    lines = report.table(workload, results | {"s3fs": Result([late])}, "fast").split("\n")
+    assert lines[2].split() == ["s3fs", "<", "0.50", "0.50", "-", "0.50", ">", "x", "6.00", "7"]
+    assert "  s3fs: not within 8 s" in lines
+
+
+def test_a_workload_has_one_title_and_a_table_on_each_server() -> None:
+    workload, results = _Script(_RATES).run()
+    other = workload._replace(name="other")
+    first, second = (workload, results), (other, results)
+    lines = list(report.tables({"fast": [first, second], "s3like": [first]}))
+    headings = [line.split()[0] for line in lines if line]
+    assert headings == ["script:", "fast", "s3like", "other:", "fast"]
 
 
 def test_the_json_has_every_sample(tmp_path: Path) -> None:
@@ -190,6 +208,15 @@ def test_no_two_chunks_of_a_gibibyte_are_alike() -> None:
     assert len(starts) == 1024
 
 
+# -- waiting ---------------------------------------------------------------------------------------
+
+
+def test_a_slow_server_says_how_long_a_request_takes_at_least() -> None:
+    assert SHAPES["fast"].waiting(1 << 30) == 0
+    assert SHAPES["s3like"].waiting(0) == 0.02
+    assert SHAPES["s3like"].waiting(9_000_000) == pytest.approx(0.12)
+
+
 # -- requests --------------------------------------------------------------------------------------
 
 
@@ -228,23 +255,29 @@ def test_requests_have_the_names_of_the_api(
 
 def test_failures_are_counted_apart_and_completions_are_timed() -> None:
     lines = [
-        "HEAD\t/b/k\t200\t0\t0\t0.001\t",
-        "HEAD\t/b/k\t404\t0\t0\t0.001\t",
-        "POST\t/b/k?uploadId=x\t200\t0\t0\t0.250\t",
-        "POST\t/b/j?uploadId=y\t200\t0\t0\t0.500\t",
+        "HEAD\t/b/k\t200\t0\t0\t0.001\t\t10.001",
+        "HEAD\t/b/k\t404\t0\t0\t0.001\t\t10.001",
+        "POST\t/b/k?uploadId=x\t200\t0\t0\t0.250\t\t20.250",
+        "POST\t/b/j?uploadId=y\t200\t0\t0\t0.500\t\t20.600",
+        "GET\t/b/k\t206\t77\t0\t0.001\t\t30.001",
+        "GET\t/b?list-type=2\t200\t5000\t0\t0.001\t\t30.001",
     ]
     found = count("\n".join(lines))
     assert found.operations == {
         "CompleteMultipartUpload": 2,
+        "GetObject": 1,
         "HeadObject": 1,
         "HeadObject 404": 1,
+        "ListObjectsV2": 1,
     }
-    assert (found.completing, found.total) == (0.75, 4)
+    assert (found.completing, found.total, found.fetched) == (0.75, 6, 77)
+    # From 20.0 to 20.6, with both uploads in it, and two times a millisecond.
+    assert found.busy == pytest.approx(0.602)
 
 
 def test_the_log_is_read_on_from_the_last_whole_line(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    line = "GET\t/b/k\t206\t0\t0\t0.001\t\n"
+    line = "GET\t/b/k\t206\t0\t0\t0.001\t\t10.001\n"
     path.write_text(line + line[:9])
     log = RequestLog(path)
     assert log.take().operations == {"GetObject": 1}

@@ -53,76 +53,74 @@ def _left(scratch: Path) -> list[str]:
     return [path for path in mounts + files if path.startswith(below)]
 
 
+_CORE = ("seq_read_1g", "seq_write_1g", "mount_to_ls")
+_KINDS = (
+    *("seq_read_direct", "rand_read_4k_4", "rand_read_files", "seq_read_5m", "mixed_2r2w"),
+    *("small_read", "small_write", "create_1b", "ls_l_nested_1k", "ls_f_flat_100k_warm"),
+    *("list_1m_flat", "stat_storm", "first_byte", "backward", "parquet", "mount_to_read"),
+)
+
+
 @pytest.mark.mount
 @pytest.mark.usefixtures("product")
 def test_a_small_run_measures_checks_reports_and_leaves_nothing(tmp_path: Path) -> None:
-    names = ["seq_read_1g", "seq_write_1g", "mount_to_ls"]
-    command = _command(tmp_path, "--rounds=2", "--peers=", "--workloads", " ".join(names))
-    servers, output = _run(command, tmp_path)
+    names = ",".join([*_CORE, *_KINDS])
+    words = ["--rounds=1", "--peers=", "--seconds=0.2", "--shape=fast", "--workloads", names]
+    servers, output = _run(_command(tmp_path, *words), tmp_path)
     document = servers["fast"]
-    assert list(document) == names
+    assert list(document) == [*_CORE, *_KINDS]
     requests = {}
-    for name in names:
-        result = document[name]["contestants"][OURS]
-        assert result["failure"] == ""
-        assert len(result["samples"]) == 2
-        assert re.search(rf"^{name}: ", output, re.MULTILINE)
-        requests[name] = result["samples"][0]["requests"]
-    assert requests["seq_read_1g"]["GetObject"] >= 1
-    assert {"PutObject", "CompleteMultipartUpload"} & requests["seq_write_1g"].keys()
-    assert requests["mount_to_ls"]["ListObjectsV2"] >= 1
-
-
-@pytest.mark.mount
-@pytest.mark.usefixtures("product")
-def test_every_kind_of_workload_measures(tmp_path: Path) -> None:
-    names = ["seq_read_direct", "rand_read_4k_4", "small_read", "small_write", "ls_l_nested_1k"]
-    names += ["find_flat_1k", "stat_storm", "first_byte", "backward", "strided", "parquet"]
-    words = ["--rounds=1", "--peers=", "--seconds=0.2", "--workloads", ",".join(names)]
-    document, _ = _run(_command(tmp_path, *words), tmp_path)
-    assert sorted(document["fast"]) == sorted(names)
-    for name, workload in document["fast"].items():
+    for name, workload in document.items():
         result = workload["contestants"][OURS]
         assert (name, result["failure"]) == (name, "")
         (sample,) = result["samples"]
         assert sample["values"][workload["decides"]] > 0
-        assert sample["requests"]
+        assert re.search(rf"^{name}: ", output, re.MULTILINE)
+        requests[name] = sample["requests"]
+    assert [name for name, asked in requests.items() if not asked] == ["ls_f_flat_100k_warm"]
+    assert requests["seq_read_1g"]["GetObject"] >= 1
+    assert {"PutObject", "CompleteMultipartUpload"} & requests["seq_write_1g"].keys()
+    assert requests["mount_to_ls"]["ListObjectsV2"] >= 1
+    assert [path.suffix for path in sorted((tmp_path / "results").iterdir())] == [
+        ".png",
+        ".svg",
+        ".json",
+    ]
 
 
 @pytest.mark.mount
 @pytest.mark.usefixtures("product")
 def test_a_slow_server_is_measured_with_tls_too(tmp_path: Path) -> None:
-    words = ["--rounds=1", "--workloads=seq_read_1g", "--peers="]
-    document, output = _run(_command(tmp_path, *words, "--shape=s3like", "--tls"), tmp_path)
+    words = ["--rounds=1", "--workloads=seq_read_1g", "--peers=", "--shape=s3like", "--tls=1"]
+    document, output = _run(_command(tmp_path, *words), tmp_path)
     assert list(document) == ["s3like", "s3like-tls"]
-    assert "over HTTPS ==" in output
+    assert re.search("^s3like-tls: .* over HTTPS$", output, re.MULTILINE)
     for workloads in document.values():
-        contestants = workloads["seq_read_1g"]["contestants"]
-        assert {name: row["failure"] for name, row in contestants.items()} == dict.fromkeys(
-            (OURS, "bare socket", "tmpfs"), ""
-        )
+        (ours,) = workloads["seq_read_1g"]["contestants"].items()
+        assert (ours[0], ours[1]["failure"]) == (OURS, "")
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.mount
 @pytest.mark.usefixtures("product")
 def test_everybody_in_everything(tmp_path: Path) -> None:
-    words = ["--rounds=1", "--seconds=0.2", "--workloads=all"]
-    document, _ = _run(_command(tmp_path, *words), tmp_path)
+    words = ["--rounds=1", "--seconds=0.2", "--workloads=all", "--shape=fast", "--tls=0"]
+    document, _ = _run(_command(tmp_path, *words), tmp_path, patience=1800)
     assert list(document["fast"]) == list(WORKLOADS)
+    assert {OURS, "s3fs", "rclone"} <= document["fast"]["seq_read_5m"]["contestants"].keys()
     for name, workload in document["fast"].items():
-        assert {OURS, "s3fs", "rclone"} <= workload["contestants"].keys()
         for result in workload["contestants"].values():
             assert (name, result["failure"]) == (name, "")
 
 
-def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
+def _run(command: list[str], scratch: Path, patience: float = 280) -> tuple[dict[str, Any], str]:
     """Run the benchmark; return its JSON's servers and its output."""
     environment = _environment(scratch)
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env=environment, timeout=280
+        command, check=False, capture_output=True, text=True, env=environment, timeout=patience
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert _left(scratch) == []
     (path,) = (scratch / "results").glob("*.json")
     servers: dict[str, Any] = json.loads(path.read_text())["servers"]
@@ -133,11 +131,11 @@ def _run(command: list[str], scratch: Path) -> tuple[dict[str, Any], str]:
 @pytest.mark.usefixtures("product")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, number: int) -> None:
-    command = _command(tmp_path, "--rounds=1000", "--peers=", "--workloads=seq_read_1g")
+    command = _command(tmp_path, "--rounds=1000", "--peers=", "--workloads=seq_write_1g")
     environment = _environment(tmp_path)
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout
-    while "seq_read_1g 2/" not in child.stdout.readline():
+    while "seq_write_1g 1/" not in child.stdout.readline():
         assert child.poll() is None
     assert _left(tmp_path)
     child.send_signal(number)

@@ -11,7 +11,7 @@ import pytest
 
 from bench import sockets
 from bench.content import Content
-from bench.data import BIG, SMALL_FILES, Data, flat, links, nested, small
+from bench.data import BIG, SMALL_FILES, Data, flat, links, medium, nested, small
 from bench.server.configuration import SHAPES
 from bench.server.nginx import Server
 from support.process import ROOT
@@ -127,6 +127,9 @@ def test_sets_have_the_shape_that_their_names_say(data: Data, bucket: Bucket) ->
     assert {key.rpartition("/")[0] for key in deep} == {f"nested/00/{n:02}" for n in range(3)}
     files = data.need("small", small(5000))
     assert {len(bucket.get(key)) for key in files} == {64 << 10}
+    several = [bucket.get(key) for key in data.need("medium", medium(10_000))]
+    assert {len(content) for content in several} == {5 << 20}
+    assert len(set(several)) == min(len(several), 8)
     for key in data.need("links", links):
         assert bucket.get(key) == bucket.get(BIG)
 
@@ -146,3 +149,49 @@ def test_what_was_written_is_discarded_with_its_markers(data: Data, bucket: Buck
     assert not bucket.has("written/key")
     bucket.put("written/key", b"again")
     assert bucket.get("written/key") == b"again"
+
+
+# -- keys that are listed and not there ------------------------------------------------------------
+
+
+def test_imagined_keys_are_listed_beside_the_others(data: Data, bucket: Bucket) -> None:
+    count = data.imagine("many", 3 << 20)
+    assert data.imagine("many", 3 << 20) == count == 3 << 10
+    pages = bucket.client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket.name, Prefix="many/"
+    )
+    rows = [row for page in pages for row in page["Contents"]]
+    assert [row["Key"] for row in rows] == [f"many/name-{n:07}" for n in range(count)]
+    assert [row["Size"] for row in rows] == list(range(count))
+    assert len({row["ETag"] for row in rows}) == count
+    page = bucket.client.list_objects_v2(Bucket=bucket.name, Delimiter="/")
+    assert [row["Prefix"] for row in page["CommonPrefixes"]] == ["many/"]
+
+
+def test_imagined_directories_have_as_many_keys_as_was_said(data: Data, bucket: Bucket) -> None:
+    data.imagine("deep", 300 << 10, width=100)
+
+    def below(prefix: str) -> tuple[list[str], list[str]]:
+        page = bucket.client.list_objects_v2(Bucket=bucket.name, Delimiter="/", Prefix=prefix)
+        keys = [row["Key"] for row in page.get("Contents", [])]
+        return keys, [row["Prefix"] for row in page.get("CommonPrefixes", [])]
+
+    assert below("deep/") == ([], ["deep/000/"])
+    assert below("deep/000/") == ([], [f"deep/000/{n:05}/" for n in range(3)])
+    assert below("deep/000/00002/")[0] == [f"deep/000/00002/name-{n:07}" for n in range(200, 300)]
+
+
+def test_pages_are_listed_over_a_socket_until_there_are_no_more_or_time_is_over(
+    data: Data, server: Server
+) -> None:
+    count = data.imagine("many", 3 << 20)
+    found = sockets.list_pages(server.connect, server.bucket, "many/", lambda: False)
+    assert found == count
+    pages = iter([False, True])
+    found = sockets.list_pages(server.connect, server.bucket, "many/", lambda: next(pages))
+    assert found == 1000
+
+
+def test_a_download_ends_when_time_is_over(data: Data, server: Server) -> None:
+    assert sockets.download(server.connect, f"/bench/{BIG}", lambda: True) < data.content.size
+    assert sockets.download(server.connect, f"/bench/{BIG}") == data.content.size

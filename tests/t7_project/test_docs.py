@@ -243,6 +243,10 @@ def events() -> set[str]:
             match node.args[place]:
                 case ast.Constant(value=str(name)):
                     found.add(name)
+                case ast.IfExp(
+                    body=ast.Constant(value=str(one)), orelse=ast.Constant(value=str(other))
+                ):
+                    found |= {one, other}
                 case _:
                     pass  # made elsewhere, and found there
     return found | {end.value for end in End if end is not End.FAILED}  # device_failed has said it

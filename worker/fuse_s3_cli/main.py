@@ -12,6 +12,7 @@ class _Verb(NamedTuple):
     module: str
     usage: str
     text: str
+    function: str = "run"
 
 
 _VERBS = {
@@ -19,6 +20,44 @@ _VERBS = {
         "fuse_s3_cli.mount",
         "mount [--foreground] SPEC DIRECTORY [-o OPTIONS]",
         "mount a bucket; --foreground stays until unmounted and logs to the terminal",
+    ),
+    "staged": _Verb(
+        "fuse_s3_cli.staged",
+        "staged [--cache DIRECTORY]... [list|upload|discard|save] [ID|KEY...]",
+        "what is left in cache directories: list it, store it, throw it away, save a copy",
+    ),
+    "list": _Verb(
+        "fuse_s3_cli.list",
+        "list [--json]",
+        "what is mounted on this machine, and who serves it",
+    ),
+    "status": _Verb(
+        "fuse_s3_cli.status",
+        "status MOUNT [--json]",
+        "everything there is to know of a mount: requests, memory, what is not stored yet",
+    ),
+    "restart": _Verb(
+        "fuse_s3_cli.orders",
+        "restart MOUNT",
+        "hand a mount over to a new worker, without programs noticing",
+        "run_restart",
+    ),
+    "log-level": _Verb(
+        "fuse_s3_cli.orders",
+        "log-level MOUNT error|warning|info|debug",
+        "log more, or less, until the worker ends",
+        "run_log_level",
+    ),
+    "drop-metadata": _Verb(
+        "fuse_s3_cli.orders",
+        "drop-metadata MOUNT [PATH]",
+        "forget names, sizes and times, so that the bucket is asked again",
+        "run_drop_metadata",
+    ),
+    "doctor": _Verb(
+        "fuse_s3_cli.doctor",
+        "doctor [SPEC] [-o OPTIONS] [--json]",
+        "check this machine, and what a bucket lets us do; say what to do about it",
     ),
 }
 
@@ -36,7 +75,7 @@ def main() -> int:
     if verb is None:
         sys.stderr.write(f"fuse-s3: unknown command '{arguments[0]}': see fuse-s3 --help\n")
         return 1
-    run: Callable[[list[str]], int] = import_module(verb.module).run
+    run: Callable[[list[str]], int] = getattr(import_module(verb.module), verb.function)
     return run(arguments[1:])
 
 

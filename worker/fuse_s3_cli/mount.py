@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 
+from fuse_s3_cli.runtime import make_runtime
+
 __all__ = ["run"]
 
 _HELPER_PLACES = "/sbin:/usr/sbin:/usr/local/sbin"
@@ -37,6 +39,7 @@ def run(arguments: list[str]) -> int:
     if helper is None:
         sys.stderr.write("fuse-s3: mount.s3 is not installed: make install\n")
         return _SYSTEM
+    make_runtime()
     options = [*given.options, *(["foreground"] if given.foreground else [])]
     command = [helper, given.spec, given.directory]
     command += ["-o", ",".join(options)] if options else []

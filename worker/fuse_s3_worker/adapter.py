@@ -12,10 +12,12 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine
+from time import perf_counter_ns
 from typing import Any
 
 from fuse_s3_worker.adapter_linking import LinkingHandlers
 from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.failed import report
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
@@ -42,6 +44,7 @@ from fuse_s3_worker.fuse.negotiate import (
 from fuse_s3_worker.fuse.opcodes import SERVED
 from fuse_s3_worker.fuse.requests import Header, MalformedRequestError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.statistics import KernelStatistics
 
 __all__ = ["Adapter"]
 
@@ -61,6 +64,7 @@ class Adapter(LinkingHandlers):
         initialized: set when INIT was answered.
         agreed: what was agreed then.
         requests: how many requests came in.
+        statistics: what became of them.
     """
 
     def __init__(self, channel: Channel, fs: FileSystem) -> None:
@@ -74,6 +78,8 @@ class Adapter(LinkingHandlers):
         self.initialized = asyncio.Event()
         self.agreed: Negotiated | None = None
         self.requests = 0
+        self.statistics = KernelStatistics()
+        self._began = 0  # when the last request came
         self._held: list[bytes] | None = None
         self._silent = False
         fs.attach(self)
@@ -83,6 +89,7 @@ class Adapter(LinkingHandlers):
     def dispatch(self, request: memoryview) -> None:
         """Serve one request: decode, look up, call, and answer or remember."""
         self.requests += 1
+        began = self._began = perf_counter_ns()
         try:
             header = Header.decode(request)
         except MalformedRequestError as error:
@@ -91,6 +98,7 @@ class Adapter(LinkingHandlers):
         row = SERVED.get(header.opcode)
         if row is None:
             self._channel.fail(header.unique, errno.ENOSYS)
+            self.statistics.errors[errno.ENOSYS] += 1
             return
         try:
             message = row.decode(request[IN_HEADER.size :])
@@ -100,23 +108,31 @@ class Adapter(LinkingHandlers):
             work = self._handlers[row.handler](header, message)
         except Exception as error:  # noqa: BLE001  one request fails, the mount goes on
             self._failed(header, error, answer=row.replies)
-            return
-        if work is not None:
-            interruptible = row.interruptible and not _truncates(message)
-            self._start(header, work, interruptible=interruptible)
+        else:
+            if work is not None:
+                interruptible = row.interruptible and not _truncates(message)
+                self._start(header, work, began, interruptible=interruptible)
+                return
+        if header.opcode != Opcode.READ:  # those are answered one by one, whoever does it
+            self.statistics.add(header.opcode, perf_counter_ns() - began)
 
-    def _start(self, header: Header, work: Work, *, interruptible: bool) -> None:
+    def _start(self, header: Header, work: Work, began: int, *, interruptible: bool) -> None:
         task = asyncio.create_task(self._finish(header, work))
         self._tasks[header.unique] = task, interruptible
-        task.add_done_callback(lambda task: self._ended(header, work, task))
+        task.add_done_callback(lambda task: self._ended(header, work, began, task))
 
-    def _ended(self, header: Header, work: Work, task: asyncio.Task[None]) -> None:
+    def _ended(self, header: Header, work: Work, began: int, task: asyncio.Task[None]) -> None:
         """Answer for a task that was cancelled: before its first step it runs no code at all."""
         self._tasks.pop(header.unique, None)
+        if header.opcode == Opcode.READ:
+            self.statistics.add_waiting(Opcode.READ, header.unique)
+        else:
+            self.statistics.add(header.opcode, perf_counter_ns() - began)
         if task.cancelled():
             work.close()
             if not self._silent:
                 self._channel.fail(header.unique, errno.EINTR)
+                self.statistics.errors[errno.EINTR] += 1
 
     async def _finish(self, header: Header, work: Work) -> None:
         try:
@@ -128,27 +144,14 @@ class Adapter(LinkingHandlers):
 
     def _failed(self, header: Header, error: Exception, *, answer: bool = True) -> None:
         """Answer with the errno and write the one line about it."""
-        number, level, details = errno.EIO, logging.ERROR, dict[str, object]()
-        if isinstance(error, ServeError):
-            number, level, details = error.errno, error.level, error.details
-        elif isinstance(error, MalformedRequestError):
-            number = errno.EINVAL
-        elif isinstance(error, ExceptionGroup) and isinstance(error.exceptions[0], ServeError):
-            self._failed(header, error.exceptions[0], answer=answer)
-            return
+        if isinstance(error, MalformedRequestError):
+            error = FileSystemError(errno.EINVAL, str(error), logging.ERROR)
+        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
+        number = report(_log, error, {"op": name, "node": header.nodeid}, {"pid": header.pid})
         if answer:
             self._channel.fail(header.unique, number)
-        name = Opcode(header.opcode).name if header.opcode in set(Opcode) else str(header.opcode)
-        what: dict[str, object] = {
-            "op": name,
-            "node": header.nodeid,
-            "errno": errno.errorcode.get(number, number),
-            "reason": error,
-            "pid": header.pid,
-        }
-        event(_log, level, "request_failed", what | details)
-        if not isinstance(error, ServeError | MalformedRequestError):
-            _log.error("this is a bug", exc_info=error)
+        self.statistics.add_waiting(Opcode.READ, header.unique)
+        self.statistics.errors[number] += 1
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -319,26 +322,28 @@ class Adapter(LinkingHandlers):
         self._channel.reply(header.unique, entry, replies.open_out(opened.handle, flags))
 
     def _read(self, header: Header, read: requests.Read) -> Work | None:
+        self.statistics.waiting[header.unique] = self._began
         return self._fs.files.read(read.fh, header.unique, read.offset, read.size, self)
 
     def reply(self, unique: int, *body: memoryview) -> None:
         """Answer a READ (transfer.readstream.Answer)."""
         self._channel.reply(unique, *body)
+        for piece in body:
+            self.statistics.bytes_read += len(piece)
+        self.statistics.add_waiting(Opcode.READ, unique)
 
     def fail(self, unique: int, error: ServeError) -> None:
         """Answer a READ that cannot be served, and log why (transfer.readstream.Answer)."""
-        self._channel.fail(unique, error.errno)
-        what: dict[str, object] = {
-            "op": "READ",
-            "errno": errno.errorcode.get(error.errno, error.errno),
-            "reason": error,
-        }
-        event(_log, error.level, "request_failed", what | error.details)
+        number = report(_log, error, {"op": "READ"})
+        self._channel.fail(unique, number)
+        self.statistics.errors[number] += 1
+        self.statistics.add_waiting(Opcode.READ, unique)
 
     def _write(self, header: Header, write: requests.Write) -> Work | None:
         if write.flags & WRITE_KILL_SUIDGID and self._posix:
             self._fs.kill_privileges(header.nodeid)
         mapped = write.mapped
+        self.statistics.bytes_written += len(write.data)
         taken = self._fs.files.write_nowait(write.fh, write.offset, write.data, mapped=mapped)
         if taken < len(write.data):
             # The request's buffer is used again as soon as this returns.

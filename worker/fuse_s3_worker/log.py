@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["LEVELS", "Redaction", "event", "quote", "set_up"]
+__all__ = ["LEVELS", "Redaction", "event", "level_name", "quote", "set_up"]
 
 LEVELS = {
     "error": logging.ERROR,
@@ -113,6 +113,12 @@ def _journal_field(name: str, value: str) -> bytes:
     if b"\n" not in data:
         return name.encode() + b"=" + data + b"\n"
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+
+
+def level_name() -> str:
+    """Return the name, as in LEVELS, of what is logged now."""
+    now = logging.getLogger("fuse_s3_worker").getEffectiveLevel()
+    return min(LEVELS, key=lambda name: abs(LEVELS[name] - now))
 
 
 def set_up(level: int, *, file: TextIO | None = None) -> Redaction:

@@ -5,19 +5,22 @@ predecessor has recorded. Then the sandbox closes, before there is a loop, a sec
 byte of the network's.
 """
 
-import io
 import logging
 import os
 from typing import NamedTuple
 
 from fuse_s3_shared import handoff
 from fuse_s3_shared.limits import FILE_MAX
+from fuse_s3_shared.mountopts import MountOption, join_options
 from fuse_s3_worker import log, sandbox
 from fuse_s3_worker.config.environment import take_environment
 from fuse_s3_worker.config.parse import Configuration, ConfigurationError, configure
+from fuse_s3_worker.control.opening import socket_place
+from fuse_s3_worker.control.place import SocketPlace
 from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.fs import opener
 from fuse_s3_worker.log import Redaction, event
+from fuse_s3_worker.portable import library
 from fuse_s3_worker.serve import Owner
 from fuse_s3_worker.store.client import S3Store
 from fuse_s3_worker.store.needs import credential_programs, store_needs
@@ -28,6 +31,7 @@ from fuse_s3_worker.transfer.stagedir import Place, StageDirectory, open_cache
 __all__ = [
     "Prepared",
     "leave_terminal",
+    "log_to",
     "owner_of",
     "prepare",
     "reach_store",
@@ -39,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "environment"
 _STANDARD = (0, 1, 2)
+# Of no file, or of one that counts for less than those that were named.
+_FOUND_AGAIN = frozenset({LOG_FILE, _ENVIRONMENT, "passwd_default"})
 _NO_PROGRAMS = (
     "credential_process starts a program, and systemd's unit for workers has none started: "
     "mount with the option worker_user=fuse-s3, which does without the unit"
@@ -55,16 +61,26 @@ class Prepared(NamedTuple):
     programs: Programs | None
     redaction: Redaction
     level: sandbox.Level
+    socket_place: SocketPlace | None
+
+    @property
+    def examines(self) -> bool:
+        """Tell whether the bucket is to be tried, and not to be served."""
+        return self.order.mount.dry_run and self.configuration.settings.examine
 
 
 def start_log(order: Order) -> Redaction:
     """Log where the order says; return what keeps secrets out of it."""
-    file: io.TextIOWrapper | None = None
     if LOG_FILE in order.files:
-        fd = order.files[LOG_FILE][1]
-        file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
-    elif order.mount.foreground:
-        file = os.fdopen(os.dup(2), "a", encoding="utf-8", errors="backslashreplace")
+        return log_to(order.files[LOG_FILE][1])
+    return log_to(os.dup(2) if order.mount.foreground else None)
+
+
+def log_to(fd: int | None) -> Redaction:
+    """Log to this file, or where programs log without one."""
+    if fd is None:
+        return log.set_up(logging.INFO)
+    file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
     return log.set_up(logging.INFO, file=file)
 
 
@@ -92,11 +108,14 @@ def prepare(
     commands = credential_programs(settings, contents)
     if commands and in_unit:
         raise ConfigurationError(_NO_PROGRAMS)
-    inside = settings.sandbox != "off" and not mount.dry_run
+    inside = settings.sandbox != "off" and (settings.examine or not mount.dry_run)
     programs = Programs(commands) if commands and inside else None
-    entered = _enter_sandbox(level, configuration, contents)
+    if settings.engine == "libfuse":
+        library.load()
+    place = None if mount.dry_run else socket_place()
+    entered = _enter_sandbox(level, configuration, contents, place)
     owner = owner_of(configuration, mount)
-    return Prepared(order, contents, configuration, owner, programs, redaction, entered)
+    return Prepared(order, contents, configuration, owner, programs, redaction, entered, place)
 
 
 def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
@@ -108,7 +127,10 @@ def owner_of(configuration: Configuration, mount: handoff.Mount) -> Owner:
 
 
 def _enter_sandbox(
-    level: sandbox.Level, configuration: Configuration, contents: dict[str, tuple[str, bytes]]
+    level: sandbox.Level,
+    configuration: Configuration,
+    contents: dict[str, tuple[str, bytes]],
+    place: SocketPlace | None,
 ) -> sandbox.Level:
     """Give up what this mount has no need for; what is needed later is needed by the store.
 
@@ -119,6 +141,8 @@ def _enter_sandbox(
     if settings.cache:
         os.close(open_cache(settings.cache))
         needs = needs._replace(own=(*needs.own, settings.cache))
+    if place is not None:
+        needs = needs._replace(own=(*needs.own, str(place.path)))
     if opener.needs_proc():
         needs = needs._replace(directories=(*needs.directories, "/proc"))
     entered = sandbox.enter(level, settings.sandbox, needs)
@@ -146,11 +170,23 @@ def stage_directory(prepared: Prepared, store: S3Store) -> StageDirectory | None
     spec, settings, _ = prepared.configuration
     if not settings.cache:
         return None
-    mount = prepared.order.mount
     place = Place(store.address, spec.bucket, spec.prefix)
-    return StageDirectory.open(
-        settings.cache, place, {"spec": mount.spec, "options": mount.options}
-    )
+    return StageDirectory.open(settings.cache, place, _about(prepared.order, store.address))
+
+
+def _about(order: Order, address: str) -> dict[str, str]:
+    """Return what it takes to get to the bucket again, but for what is in the environment."""
+    files = [
+        MountOption(name, file.path)
+        for name, (file, _) in order.files.items()
+        if name not in _FOUND_AGAIN
+    ]
+    return {
+        "spec": order.mount.spec,
+        "options": order.mount.options,
+        "files": join_options(files),
+        "endpoint": address,
+    }
 
 
 def leave_terminal() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from fuse_s3_worker.fs.treerename import Moving
 from fuse_s3_worker.fuse import replies
 from fuse_s3_worker.fuse.channel import AbortedError, Channel, UnmountedError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.portable.adapter import PortableAdapter
 from fuse_s3_worker.posix.inode import Defaults
 from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
@@ -30,7 +32,15 @@ from fuse_s3_worker.transfer.staging import Staging
 from fuse_s3_worker.transfer.uploads import Uploads
 from fuse_s3_worker.transfer.writer import Writers
 
-__all__ = ["End", "Owner", "Session", "build_file_system", "ownership_of"]
+__all__ = [
+    "End",
+    "LibfuseSession",
+    "Owner",
+    "Serving",
+    "Session",
+    "build_file_system",
+    "ownership_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -114,25 +124,112 @@ class End(Enum):
     HANDED_OVER = "handed_over"
 
 
-class Session:
-    """Serves a channel on the running loop until it is unmounted, or handed over."""
+class Serving(ABC):
+    """Serves a mount on the running loop until it ends, with one engine or the other."""
 
-    def __init__(self, channel: Channel, fs: FileSystem) -> None:
-        self.adapter = Adapter(channel, fs)
-        self._channel = channel
+    def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
         self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self._handing_over: asyncio.Task[None] | None = None
+
+    @property
+    @abstractmethod
+    def adapter(self) -> Adapter | PortableAdapter:
+        """What serves the requests."""
+
+    @property
+    @abstractmethod
+    def device(self) -> int:
+        """The descriptor of the connection."""
+
+    @property
+    def channel(self) -> Channel | None:
+        """Where the kernel can be told something without being asked, if it can."""
+        return None
 
     def start(self) -> None:
-        """Begin to read requests; a connection must stand behind the channel by now."""
+        """Begin to read requests; a connection must stand behind the device by now."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel.fd, self._readable)
+        self._begin()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGUSR1, self.begin_to_hand_over)
         loop.call_later(_EXPIRE_EVERY, self._expire)
         self._fs.start()
+
+    async def run(self, closing: Callable[[], object] = lambda: None) -> End:
+        """Serve until the session ends, and finish what it leaves to do; return how it ended.
+
+        Where the mount is gone, everything that was closed is stored; `closing` is called before.
+        """
+        how = await self._over
+        event(_log, logging.INFO, how.value, {"requests": self.adapter.requests})
+        if how is End.HANDED_OVER:
+            await self._leave()
+            return how
+        closing()
+        await self._drain()
+        await self._fs.close()
+        self._close()
+        return how
+
+    def _signalled(self, number: int) -> None:
+        # At shutdown systemd signals everything at once; programs that still use the mount would
+        # get ENOTCONN. The worker ends when the mount does.
+        name = signal.Signals(number).name
+        event(_log, logging.INFO, "signal", {"name": name, "advice": "umount ends the worker"})
+
+    def _expire(self) -> None:
+        self._fs.expire()
+        if not self._over.done():
+            asyncio.get_running_loop().call_later(_EXPIRE_EVERY, self._expire)
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin to read requests."""
+
+    @abstractmethod
+    def begin_to_hand_over(self) -> None:
+        """End for the next worker's sake."""
+
+    @abstractmethod
+    async def _leave(self) -> None:
+        """Finish what is under way and cannot be asked for again; what was open stays so."""
+
+    @abstractmethod
+    async def _drain(self) -> None:
+        """Wait for the requests that were read."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give up the device."""
+
+
+class Session(Serving):
+    """Our own engine: serves a channel until it is unmounted, or handed over."""
+
+    def __init__(self, channel: Channel, fs: FileSystem) -> None:
+        super().__init__(fs)
+        self._adapter = Adapter(channel, fs)
+        self._channel = channel
+        self._handing_over: asyncio.Task[None] | None = None
+
+    @property
+    def adapter(self) -> Adapter:
+        """What serves the requests."""
+        return self._adapter
+
+    @property
+    def device(self) -> int:
+        """The descriptor of the connection."""
+        return self._channel.fd
+
+    @property
+    def channel(self) -> Channel:
+        """Where the kernel is told what it has not asked for."""
+        return self._channel
+
+    def _begin(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel.fd, self._readable)
 
     def resume(self) -> None:
         """Begin to read requests, where a predecessor has answered INIT, and has left others."""
@@ -160,22 +257,6 @@ class Session:
         asyncio.get_running_loop().remove_reader(self._channel.fd)
         if not self._over.done():
             self._over.set_result(how)
-
-    async def run(self, closing: Callable[[], object] = lambda: None) -> End:
-        """Serve until the session ends, and finish what it leaves to do; return how it ended.
-
-        Where the mount is gone, everything that was closed is stored; `closing` is called before.
-        """
-        how = await self._over
-        event(_log, logging.INFO, how.value, {"requests": self.adapter.requests})
-        if how is End.HANDED_OVER:
-            await self._leave()
-            return how
-        closing()
-        await self.adapter.drain()
-        await self._fs.close()
-        self._channel.close()
-        return how
 
     async def _leave(self) -> None:
         """Finish what is under way and cannot be asked for again; what was open stays so."""
@@ -208,13 +289,55 @@ class Session:
         details = {"files": len(unstored), "key": unstored[0]}
         event(_log, logging.WARNING, "handover_given_up", details)
 
-    def _signalled(self, number: int) -> None:
-        # At shutdown systemd signals everything at once; programs that still use the mount would
-        # get ENOTCONN. The worker ends when the mount does.
-        name = signal.Signals(number).name
-        event(_log, logging.INFO, "signal", {"name": name, "advice": "umount ends the worker"})
+    async def _drain(self) -> None:
+        await self.adapter.drain()
 
-    def _expire(self) -> None:
-        self._fs.expire()
-        if not self._over.done():
-            asyncio.get_running_loop().call_later(_EXPIRE_EVERY, self._expire)
+    def _close(self) -> None:
+        self._channel.close()
+
+
+class LibfuseSession(Serving):
+    """The portable engine: requests are read by libfuse in its own threads.
+
+    It cannot be handed over: which number stands for which path is libfuse's secret.
+    """
+
+    def __init__(self, device: int, fs: FileSystem) -> None:
+        from fuse_s3_worker.portable.binding import LibfuseServer  # noqa: PLC0415  needs libfuse
+
+        super().__init__(fs)
+        self._device = device
+        self._adapter = PortableAdapter(fs)
+        self._server = LibfuseServer(device, self._adapter)
+
+    @property
+    def adapter(self) -> PortableAdapter:
+        """What serves the requests."""
+        return self._adapter
+
+    @property
+    def device(self) -> int:
+        """The descriptor of the connection."""
+        return self._device
+
+    def _begin(self) -> None:
+        self._server.start(self._ended)
+
+    def _ended(self, well: bool) -> None:  # noqa: FBT001  a callback
+        if not well:
+            event(_log, logging.ERROR, "device_failed", {"reason": "libfuse gave up"})
+        self._adapter.initialized.set()  # or never: who waits for it finds nobody who serves
+        self._over.set_result(End.UNMOUNTED if well else End.FAILED)
+
+    def begin_to_hand_over(self) -> None:
+        """Go on serving."""
+        event(_log, logging.WARNING, "handover_given_up", {"reason": "engine=libfuse"})
+
+    async def _leave(self) -> None:
+        """Nothing: there is no next one."""
+
+    async def _drain(self) -> None:
+        self._adapter.close()  # libfuse has waited for its threads
+
+    def _close(self) -> None:
+        """Nothing: libfuse has closed it."""

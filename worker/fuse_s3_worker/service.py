@@ -14,23 +14,27 @@ import time
 
 import uvloop
 
-from fuse_s3_worker import sandbox
+from fuse_s3_worker import errand, sandbox
 from fuse_s3_worker.config.parse import ConfigurationError
+from fuse_s3_worker.control.facts import Facts
+from fuse_s3_worker.control.opening import Control
 from fuse_s3_worker.conversation import Helper, HelperGoneError
 from fuse_s3_worker.fs.filesystem import FileSystem
 from fuse_s3_worker.fuse.abi import InitFlag
 from fuse_s3_worker.fuse.channel import Channel
-from fuse_s3_worker.log import event, set_up
+from fuse_s3_worker.log import event
 from fuse_s3_worker.preparation import (
     Prepared,
     leave_terminal,
+    log_to,
     prepare,
     reach_store,
     stage_directory,
     start_log,
 )
-from fuse_s3_worker.serve import End, Session, build_file_system
+from fuse_s3_worker.serve import End, LibfuseSession, Serving, Session, build_file_system
 from fuse_s3_worker.store.client import S3Store
+from fuse_s3_worker.store.examine import examine
 from fuse_s3_worker.store.opening import CannotServeError
 from fuse_s3_worker.survival import holding
 from fuse_s3_worker.survival.multiparts import abort_all, remembering
@@ -63,43 +67,75 @@ def serve_first(supervisor: Supervisor, connection: int, level: sandbox.Level) -
     with socket.socket(fileno=connection) as sock:
         helper = Helper(sock)
         order = helper.order()
+        task, order = errand.taken(order)
+        if task is not None and not errand.leave(supervisor):
+            return 0  # the helper waits for the end of the process that it knows
         redaction = start_log(order)
         with helper.told(
             redaction, ConfigurationError, CacheDirectoryError, sandbox.NotConfinedError
         ):
             prepared = prepare(order, redaction, level, in_unit=supervisor.is_systemd)
+        if task is not None:
+            return uvloop.run(_run_errand(helper, prepared, task))
         return uvloop.run(_make_mount(supervisor, helper, prepared))
+
+
+async def _run_errand(helper: Helper, prepared: Prepared, task: errand.Errand) -> int:
+    """Say that the bucket is reached, and then do what is to be done there."""
+    spec, settings, _ = prepared.configuration
+    with helper.told(prepared.redaction, CannotServeError, CacheDirectoryError):
+        store = await reach_store(prepared, anew=True)
+        stage = stage_directory(prepared, store)
+    helper.ready(*prepared.owner)
+    helper.close()
+    fs = build_file_system(store, settings, prepared.owner, spec.prefix, stage)
+    if stage is not None:
+        await errand.run(task, fs.staging, stage)
+    return 0
 
 
 async def _make_mount(supervisor: Supervisor, helper: Helper, prepared: Prepared) -> int:
     order = prepared.order
     store = stage = None
-    if not order.mount.dry_run:
+    if prepared.examines or not order.mount.dry_run:
         with helper.told(prepared.redaction, CannotServeError, CacheDirectoryError):
             store = await reach_store(prepared, anew=True)
             stage = stage_directory(prepared, store)
+            if prepared.examines:
+                prefix = prepared.configuration.spec.prefix
+                await examine(store, prefix, read_only=order.mount.read_only)
     helper.ready(*prepared.owner)
-    if store is None:
+    if store is None or order.mount.dry_run:
         return 0
     device = await helper.device()
     recorder = holding.begin(order)
     made_at = time.time_ns()
     fs = _file_system(prepared, store, stage, made_at, recorder)
-    session = Session(Channel(device), fs)
+    session = _session(prepared, device, fs)
     session.start()
     await session.adapter.initialized.wait()
+    facts = _facts(prepared, session, fs, store)
     agreed = session.adapter.agreed
-    if agreed is not None and InitFlag.HAS_RESEND in agreed.flags:
+    if isinstance(session, LibfuseSession):
+        event(_log, logging.INFO, "no_successor", {"reason": "engine=libfuse"})
+    elif agreed is not None and InitFlag.HAS_RESEND in agreed.flags:
         recorder.settled(Mounting(*prepared.owner, made_at, agreed.minor, agreed.flags))
         # Before anybody can rely on the mount.
         holding.store(supervisor, device, order, recorder)
+        facts.hand_over = session.begin_to_hand_over
     else:
         # What a dead worker had read would never be answered, and who waits would for ever.
         event(_log, logging.WARNING, "no_successor", {"reason": "Linux 6.9 or newer is needed"})
     order.close_copies()
     helper.serving()
-    directory = await _take_place(helper, prepared, recorder)
-    return await _until_the_end(supervisor, session, prepared, recorder, directory)
+    facts.directory = await _take_place(helper, prepared, recorder)
+    return await _until_the_end(supervisor, session, prepared, recorder, facts)
+
+
+def _session(prepared: Prepared, device: int, fs: FileSystem) -> Serving:
+    if prepared.configuration.settings.engine == "libfuse":
+        return LibfuseSession(device, fs)
+    return Session(Channel(device), fs)
 
 
 async def _take_place(helper: Helper, prepared: Prepared, recorder: StateRecorder) -> str:
@@ -133,7 +169,7 @@ def serve_on(supervisor: Supervisor, level: sandbox.Level) -> int:
         state, recorder = holding.inherit(supervisor.stored)
         order = holding.order_of(state, supervisor.stored)
     except DamagedError as error:
-        set_up(logging.INFO)
+        log_to(holding.log_of(supervisor.stored))
         return _refuse_all(supervisor, channel, level, f"what is recorded of it: {error}")
     redaction, at = start_log(order), holding.now()
     failures = holding.failures(state, at)
@@ -168,8 +204,11 @@ async def _go_on(
     what = {"spec": prepared.order.mount.spec, "directory": state.directory}
     event(_log, logging.INFO, "resumed", what | {"nodes": counts.nodes, "files": counts.open_files})
     aborting = asyncio.create_task(abort_all(store, state.multiparts, recorder))
+    facts = _facts(prepared, session, fs, store)
+    facts.directory, facts.restarts = state.directory, len(state.starts)
+    facts.hand_over = session.begin_to_hand_over
     try:
-        return await _until_the_end(supervisor, session, prepared, recorder, state.directory)
+        return await _until_the_end(supervisor, session, prepared, recorder, facts)
     finally:
         aborting.cancel()
 
@@ -203,19 +242,40 @@ def _file_system(
     return fs
 
 
+def _facts(prepared: Prepared, session: Serving, fs: FileSystem, store: S3Store) -> Facts:
+    """Return what can be asked of a mount."""
+    mount = prepared.order.mount
+    return Facts(
+        spec=mount.spec,
+        options=mount.options,
+        configuration=prepared.configuration,
+        level=prepared.level,
+        fs=fs,
+        store=store,
+        device=session.device,
+        channel=session.channel,
+        kernel=session.adapter.statistics,
+    )
+
+
 async def _until_the_end(
     supervisor: Supervisor,
-    session: Session,
+    session: Serving,
     prepared: Prepared,
     recorder: StateRecorder,
-    directory: str,
+    facts: Facts,
 ) -> int:
     """Serve; return the exit status that says whether another worker is needed."""
     mount = prepared.order.mount
     if not mount.foreground:
         leave_terminal()
-    supervisor.status(f"serves {mount.spec} on {directory}")
-    how = await session.run(lambda: _say_stopping(supervisor))
+    supervisor.status(f"serves {mount.spec} on {facts.directory}")
+    control = Control.open(prepared.socket_place, facts, prepared.owner.uid)
+    try:
+        how = await session.run(lambda: _say_stopping(supervisor))
+    finally:
+        if control is not None:
+            await control.close()
     if how is End.HANDED_OVER:
         recorder.handed_over()
         supervisor.status("has handed over")

@@ -18,9 +18,11 @@ from bench.server.objects import Entry, Objects, RefusedError
 from bench.server.operations import COPY, Target, operation, split_target
 from bench.server.uploads import Uploads, copy_range, join
 
-__all__ = ["ADOPT", "BODY_FILE", "main"]
+__all__ = ["ADOPT", "BODY_FILE", "IMAGINE", "main"]
 
-ADOPT = "ADOPT"  # a method of ours, on the socket alone: look at the files anew
+# Methods of ours, on the socket alone.
+ADOPT = "ADOPT"  # look at the files anew
+IMAGINE = "IMAGINE"  # list keys that are not there
 BODY_FILE = "x-body-file"  # the header in which nginx names the file of a body
 
 _LIST_MAX = 1000
@@ -89,8 +91,8 @@ class Bucket:
 
     def _handler(self, request: Request) -> Handler:
         target, headers = request.target, request.headers
-        if request.method == ADOPT:
-            return self._adopt
+        if request.method in {ADOPT, IMAGINE}:
+            return self._adopt if request.method == ADOPT else self._imagine
         name = operation(request.method, target, copies=COPY in headers)
         if target.bucket and target.bucket != self._name:
             raise RefusedError(404, "NoSuchBucket", "The specified bucket does not exist.")
@@ -103,6 +105,11 @@ class Bucket:
 
     async def _adopt(self, request: Request) -> Response:
         self._objects.adopt(request.target.key)
+        return Response()
+
+    async def _imagine(self, request: Request) -> Response:
+        count, width = (int(request.target.query[name]) for name in ("count", "width"))
+        self._objects.imagine(request.target.key, count, width)
         return Response()
 
     async def _head_bucket(self, _: Request) -> Response:

@@ -23,6 +23,10 @@ class Shape(NamedTuple):
     delay: float = 0.0
     rate: int = 0
 
+    def waiting(self, size: int) -> float:
+        """Return the seconds that a request of `size` bytes takes at least."""
+        return self.delay + (size / self.rate if self.rate else 0.0)
+
     @property
     def packages(self) -> tuple[str, ...]:
         """Debian's packages that this takes."""

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from bench.server.backend import ADOPT
+from bench.server.backend import ADOPT, IMAGINE
 from bench.server.configuration import SHAPES, Pair, Shape, configuration
 from bench.server.requests import RequestLog
 from support.process import Child, ChildEndedError, free_port, wait_for_port, wait_until
@@ -31,6 +31,7 @@ class Server:
     Attributes:
         bucket: the bucket's name.
         port: on the loopback interface.
+        shape: how it behaves.
         requests: what was asked so far.
     """
 
@@ -47,7 +48,7 @@ class Server:
         self.port = 0
         self.requests = RequestLog(base / "requests.log")
         self._base = base
-        self._shape = shape
+        self.shape = shape
         self._tls = tls
         self._pair: Pair | None = None
         self._children: list[Child] = []
@@ -85,11 +86,18 @@ class Server:
 
     def adopt(self, prefix: str = "") -> None:
         """Have the back end take for objects what lies in the bucket's directory now."""
+        self._tell(f"{ADOPT} /{self.bucket}/{prefix}")
+
+    def imagine(self, prefix: str, count: int, width: int = 0) -> None:
+        """Have the back end list so many keys below a directory; see server.imagined."""
+        self._tell(f"{IMAGINE} /{self.bucket}/{prefix}?count={count}&width={width}")
+
+    def _tell(self, what: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._base / "backend.sock"))
-            connection.sendall(f"{ADOPT} /{self.bucket}/{prefix} HTTP/1.1\r\n\r\n".encode())
+            connection.sendall(f"{what} HTTP/1.1\r\n\r\n".encode())
             if not connection.recv(1024).startswith(b"HTTP/1.1 200 "):
-                raise RuntimeError("the back end did not take the files")
+                raise RuntimeError(f"the back end did not do it: {what}")
 
     def __enter__(self) -> Self:
         for name in (f"static/{self.bucket}", "parts", "bodies"):
@@ -132,7 +140,7 @@ class Server:
         self.port = free_port()
         path = self._base / "nginx.conf"
         root = os.geteuid() == 0
-        path.write_text(configuration(self._base, self.port, self._shape, self._pair, root=root))
+        path.write_text(configuration(self._base, self.port, self.shape, self._pair, root=root))
         # The workers must not outlive us either: the master ends them when it is asked to, but
         # not when it is killed.
         wrapper = ["setpriv", "--pdeathsig", "TERM", "--"]

@@ -9,8 +9,11 @@ import bisect
 import os
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from bench.server.imagined import Imagined
 
 __all__ = ["Entry", "Objects", "Page", "RefusedError"]
 
@@ -38,10 +41,26 @@ class Entry(NamedTuple):
         return f'"{self.mtime:x}-{self.size:x}"'
 
 
+class Listed(Protocol):
+    """What a listing says of an object beside its key."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def mtime(self) -> int:
+        """Whole seconds."""
+
+    @property
+    def etag(self) -> str:
+        """With its quotes."""
+
+
 class Page(NamedTuple):
     """A part of a listing; `next` is the last key or prefix in it when there is more."""
 
-    objects: list[tuple[str, Entry]]
+    objects: list[tuple[str, Listed]]
     prefixes: list[str]
     next: str
 
@@ -53,6 +72,7 @@ class Objects:
         self._directory = directory
         self._entries: dict[str, Entry] = {}
         self._keys: list[str] = []  # sorted; by code point is by UTF-8 byte, as S3 has it
+        self._imagined: list[Imagined] = []
 
     def find(self, key: str) -> Entry:
         """Return an object's entry."""
@@ -92,6 +112,11 @@ class Objects:
                 found = os.stat(path)  # noqa: PTH116
                 self._entries[path.removeprefix(base)] = Entry(found.st_size, int(found.st_mtime))
         self._keys = sorted(self._entries)
+
+    def imagine(self, prefix: str, count: int, width: int) -> None:
+        """List `count` keys below the directory `prefix` that are not there; see Imagined."""
+        self._imagined.append(Imagined(prefix, count, width))
+        self.store(prefix, None)  # what is in the bucket leads there
 
     def _place(self, key: str, file: Path | None, mtime: int) -> int:
         path = self.path(key)
@@ -134,22 +159,27 @@ class Objects:
 
     def page(self, prefix: str, delimiter: str, after: str, limit: int) -> Page:
         """List what comes after `after`: objects, and prefixes up to the next delimiter."""
-        objects: list[tuple[str, Entry]] = []
+        keys: Sequence[str] = self._keys
+        describe: Callable[[str], Listed] = self._entries.__getitem__
+        for imagined in self._imagined:
+            if prefix.startswith(imagined.prefix):
+                keys, describe = imagined, imagined.describe
+        objects: list[tuple[str, Listed]] = []
         prefixes: list[str] = []
         last = ""
         # A listing that goes on after a prefix must not enter it again.
         ends_a_prefix = delimiter and after.endswith(delimiter) and after.startswith(prefix)
         inside = after + _BEYOND if ends_a_prefix and after != prefix else after
-        at = max(bisect.bisect_left(self._keys, prefix), bisect.bisect_right(self._keys, inside))
-        while at < len(self._keys) and (key := self._keys[at]).startswith(prefix):
+        at = max(bisect.bisect_left(keys, prefix), bisect.bisect_right(keys, inside))
+        while at < len(keys) and (key := keys[at]).startswith(prefix):
             if len(objects) + len(prefixes) == limit:
                 return Page(objects, prefixes, last)
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             if cut < 0:
-                objects.append((key, self._entries[key]))
+                objects.append((key, describe(key)))
                 last, at = key, at + 1
             else:
                 last = key[: cut + len(delimiter)]
                 prefixes.append(last)
-                at = bisect.bisect_left(self._keys, last + _BEYOND)
+                at = bisect.bisect_left(keys, last + _BEYOND)
         return Page(objects, prefixes, "")

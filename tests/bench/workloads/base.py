@@ -6,13 +6,16 @@ from typing import NamedTuple
 from bench.bench import Bench, Sample
 from bench.contestants import Contestant, Kind
 
-__all__ = ["Column", "Measure", "Outcome", "Workload", "one_by_one"]
+__all__ = ["Column", "Measure", "Outcome", "Workload", "Yardstick", "one_by_one"]
 
 Outcome = tuple[str, Sample | Exception]
 """A contestant's name, and what was measured or why not."""
 
 Measure = Callable[[Bench, Sequence[Contestant], bool], Iterator[Outcome]]
 """Measures each contestant once; True has it check, afterwards, that the content is right."""
+
+Yardstick = Callable[[Bench], Sample | None]
+"""Does the same without this kind of file system; None where that says nothing."""
 
 
 class Column(NamedTuple):
@@ -34,7 +37,7 @@ class Workload(NamedTuple):
         measure: one round.
         more_is_better: of the first column.
         rounds: None for as many as are asked for.
-        yardsticks: by name, the same bytes without this kind of file system.
+        yardsticks: by name.
         packages: Debian's, which it takes.
     """
 
@@ -45,7 +48,7 @@ class Workload(NamedTuple):
     measure: Measure
     more_is_better: bool = False
     rounds: int | None = None
-    yardsticks: tuple[tuple[str, Callable[[Bench], Sample]], ...] = ()
+    yardsticks: tuple[tuple[str, Yardstick], ...] = ()
     packages: tuple[str, ...] = ()
 
 

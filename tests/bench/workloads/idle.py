@@ -13,7 +13,7 @@ from bench.workloads.sequential import read_through
 
 __all__ = ["IDLE_MEMORY"]
 
-_AFTER_MOUNTING, _AFTER_READING = 10.0, 15.0  # seconds
+_AFTER_MOUNTING, _AFTER_READING = 4.0, 12.0  # seconds
 
 
 def _idle(bench: Bench, contestants: Sequence[Contestant], _: bool) -> Iterator[Outcome]:
@@ -44,7 +44,7 @@ def _memory(pids: frozenset[int], when: str) -> dict[str, float]:
 
 IDLE_MEMORY = Workload(
     name="idle_memory",
-    title="megabytes in memory 10 s after mounting, and 15 s after reading the file of 1 GiB",
+    title="megabytes in memory 4 s after mounting, and 12 s after reading the file of 1 GiB",
     kind="names",
     columns=(
         Column("pss_read", "PSS, read", ".0f"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.bench import Bench, Meter, Sample
+from bench.bench import Bench, Deadline, Meter, Sample
 from bench.contestants import Contestant
 from bench.data import BIG, links
 from bench.workloads.base import Column, Workload, one_by_one
@@ -49,26 +49,36 @@ def _pattern(name: str, title: str, places: Places) -> Workload:
     def measure(bench: Bench, contestant: Contestant, _: bool) -> Sample:
         with bench.mounted(contestant, "read") as mount:
             pids = mount.pids
+            total = sum(length for _, length in places(bench.content.size))
             with Meter(bench.server, pids) as meter:
-                size = _read(mount.directory / BIG, places(bench.content.size))
-            sample = meter.sample(size)
+                size = _read(mount.directory / BIG, places(bench.content.size), bench.deadline())
+            sample = meter.sample(size, of=total)
         sample.values["megabytes"] = sample.values["rate"] * 1000
+        sample.values["times"] = sample.values["fetched"] * 1e6 / max(size, 1)
         return sample
 
     return Workload(
         name=name,
         title=title,
         kind="read",
-        columns=(Column("seconds", "s", ".3f"), Column("megabytes", "MB/s", ".0f"), *COLUMNS[1:]),
+        columns=(
+            Column("megabytes", "MB/s", ".0f"),
+            Column("seconds", "s", ".3f"),
+            Column("times", "fetched/asked", ".2f"),
+            *COLUMNS[1:],
+        ),
         measure=one_by_one(measure),
+        more_is_better=True,
     )
 
 
-def _read(path: Path, places: Iterator[tuple[int, int]]) -> int:
+def _read(path: Path, places: Iterator[tuple[int, int]], deadline: Deadline) -> int:
     total = 0
     file = os.open(path, os.O_RDONLY)
     try:
         for at, length in places:
+            if deadline.over:
+                break
             if len(os.pread(file, length, at)) != length:
                 raise WrongContentError(f"fewer than {length} bytes at {at}")
             total += length
@@ -83,8 +93,9 @@ def _first_bytes(bench: Bench, contestant: Contestant, _: bool) -> Sample:
     with bench.mounted(contestant, "read") as mount:
         pids = mount.pids
         with Meter(bench.server, pids) as meter:
-            taken = [_first_byte(mount.directory / key) for key in keys]
-        sample = meter.sample(len(keys), 1.0)
+            deadline = bench.deadline()
+            taken = [_first_byte(mount.directory / key) for key in keys if not deadline.over]
+        sample = meter.sample(len(taken), 1.0, of=len(keys))
     sample.values["half"] = statistics.median(taken) * 1000
     sample.values["slowest"] = max(taken) * 1000
     return sample

@@ -1,13 +1,14 @@
 """Many small files: copied out of the bucket, and into it, by 16 processes at once."""
 
-import multiprocessing
-import signal
+import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from bench.bench import Bench, Meter, Sample
+from bench import crew
+from bench.bench import Bench, Deadline, Meter, Sample
 from bench.content import CHUNK, Content
 from bench.contestants import Contestant
 from bench.data import small
@@ -18,24 +19,30 @@ __all__ = ["SMALL"]
 
 _FILES, _SIZE = 5000, 64 << 10
 _PROCESSES = 16
-_STORED_WITHIN = 120.0  # seconds after the last close
-_POLL = 0.01
+_CREATED = 50
+_POLL = 0.002
+_MORE = 2.0  # times the patience: 16 processes that wait 20 ms for each need nearly that long
 _SET, _TARGET = "small", "written"
 
 
 def _read_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
     keys = bench.data.need(_SET, small(_FILES))
     with bench.mounted(contestant, "read") as mount:
-        paths = [str(mount.directory / key) for key in keys]
+        paths = [mount.directory / key for key in keys]
         originals = [bench.server.file(key) for key in keys]
         pids = mount.pids
         with Meter(bench.server, pids) as meter:
-            sizes = _side_by_side(_read, paths)
-        if set(sizes) != {_SIZE}:
-            raise WrongContentError(f"{sizes.count(_SIZE)} of {len(keys)} files have their size")
-        if check:
-            _compare(originals, [Path(path) for path in paths])
-        return _sample(meter, len(paths))
+            deadline = Deadline(_MORE * bench.patience)
+            done = sum(one.amount for one in crew.work(_shares(partial(_read, deadline), paths)))
+        if done != len(paths) and not deadline.over:
+            raise WrongContentError(f"{done} of {len(keys)} files have their size")
+        sample = _sample(meter, done, len(paths))
+        if delay := bench.server.shape.delay:
+            least = sample.values["asked_each"] * delay / _PROCESSES
+            sample.values["limit"] = sample.values["files"] * least
+        if check and not sample.note:
+            _compare(originals, paths)
+        return sample
 
 
 def _write_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
@@ -45,40 +52,44 @@ def _write_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
     try:
         with bench.mounted(contestant, "write") as mount:
             (mount.directory / _TARGET).mkdir()
-            paths = [str(mount.directory / key) for key in keys]
+            paths = [mount.directory / key for key in keys]
             pids = mount.pids
             _content()  # once, not in every process
             with Meter(bench.server, pids) as meter:
-                _side_by_side(_write, paths)
-                _wait_for(stored)
-            if check:
+                deadline = Deadline(_MORE * bench.patience)
+                crew.work(_shares(partial(_write, deadline), paths))
+                done = _wait_for(stored, deadline)
+            if check and done == count:
                 _compare(stored, stored[:1] * count)
-            return _sample(meter, count)
+            return _sample(meter, done, count)
     finally:
         bench.data.discard(f"{_TARGET}/")
 
 
-def _side_by_side(work: Callable[[str], int], paths: list[str]) -> list[int]:
-    """Have processes work on one file each, until all are done."""
-    # Forked: what they need is there. There are no threads, and they come and go within.
-    with multiprocessing.get_context("fork").Pool(_PROCESSES, _alone) as pool:
-        return pool.map(work, paths, chunksize=8)
+def _shares(work: "partial[int]", paths: Sequence[Path]) -> "list[partial[int]]":
+    """Give each process every sixteenth file, so that all go through the same directories."""
+    return [partial(work, paths[number::_PROCESSES]) for number in range(_PROCESSES)]
 
 
-def _alone() -> None:
-    """Let signals mean what they usually do: the handlers of the parent were forked, too."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _read(deadline: Deadline, paths: Sequence[Path]) -> int:
+    """Read files as long as there is time; return how many had their size."""
+    right = 0
+    for path in paths:
+        if deadline.over:
+            break
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  nothing but the calls
+            right += sum(map(len, iter(partial(file.read, CHUNK), b""))) == _SIZE
+    return right
 
 
-def _read(path: str) -> int:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  nothing but the calls
-        return sum(map(len, iter(partial(file.read, CHUNK), b"")))
-
-
-def _write(path: str) -> int:
-    with open(path, "wb", buffering=0) as file:  # noqa: PTH123
-        return file.write(_content())
+def _write(deadline: Deadline, paths: Sequence[Path]) -> int:
+    """Write files as long as there is time; return how many."""
+    for number, path in enumerate(paths):
+        if deadline.over:
+            return number
+        with open(path, "wb", buffering=0) as file:  # noqa: PTH123
+            file.write(_content())
+    return len(paths)
 
 
 @cache
@@ -86,29 +97,85 @@ def _content() -> memoryview:
     return next(Content(_SIZE).chunks())
 
 
-def _wait_for(files: list[Path]) -> None:
-    """Wait until all are in the bucket: the server's own files, which appear complete."""
-    until = time.monotonic() + _STORED_WITHIN
-    for file in files:
-        while not file.exists() or file.stat().st_size != _SIZE:
-            if time.monotonic() > until:
-                raise WrongContentError("not all objects became complete")
-            time.sleep(_POLL)
+def _wait_for(files: Sequence[Path], deadline: Deadline) -> int:
+    """Return how many are in the bucket in time: the server's own files, which appear complete."""
+    waiting = list(files)
+    while True:
+        waiting = [path for path in waiting if not _is_stored(path, _SIZE)]
+        if not waiting or deadline.over:
+            return len(files) - len(waiting)
+        time.sleep(_POLL)
 
 
-def _compare(files: list[Path], others: list[Path]) -> None:
+def _is_stored(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _compare(files: Sequence[Path], others: Sequence[Path]) -> None:
     for file, other in zip(files, others, strict=True):
         if file.read_bytes() != other.read_bytes():
             raise WrongContentError(f"{other.name} is not what {file.name} is")
 
 
-def _sample(meter: Meter, count: int) -> Sample:
-    sample = meter.sample(count * _SIZE)
-    sample.values["files"] = count / meter.seconds
+def _sample(meter: Meter, done: int, count: int) -> Sample:
+    sample = meter.sample(done * _SIZE, of=count * _SIZE)
+    sample.values["files"] = (done or count) / meter.seconds
+    sample.values["asked_each"] = sample.values["asked"] / max(done, 1)
     return sample
 
 
-_COLUMNS = (Column("files", "files/s", ".0f"), *COLUMNS)
+# -- one byte --------------------------------------------------------------------------------------
+
+
+def _create(bench: Bench, contestant: Contestant, _: bool) -> Sample:
+    """Make files of one byte, one after the other, each until it is in the bucket."""
+    count = bench.data.scaled(_CREATED)
+    try:
+        with bench.mounted(contestant, "write") as mount:
+            directory, pids = mount.directory / _TARGET, mount.pids
+            directory.mkdir()
+            deadline = bench.deadline()
+            taken = []
+            with Meter(bench.server, pids) as meter:
+                for number in range(count):
+                    if deadline.over:
+                        break
+                    begin = time.perf_counter()
+                    _write_byte(directory / f"{number}")
+                    _wait_for_byte(bench.server.file(f"{_TARGET}/{number}"), deadline)
+                    taken.append(time.perf_counter() - begin)
+            sample = meter.sample(len(taken), 1.0, of=count)
+    finally:
+        bench.data.discard(f"{_TARGET}/")
+    sample.values["half"] = statistics.median(taken) * 1000
+    sample.values["slowest"] = max(taken) * 1000
+    return sample
+
+
+def _write_byte(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(file, b"x")
+    finally:
+        os.close(file)
+
+
+def _wait_for_byte(file: Path, deadline: Deadline) -> None:
+    while not (_is_stored(file, 1) or deadline.over):
+        time.sleep(_POLL / 10)
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    Column("files", "files/s", ".0f"),
+    Column("asked_each", "requests a file", ".2f"),
+    Column("limit", "of the limit", ".0%"),
+    *COLUMNS,
+)
 _WHAT = f"{_FILES} files of 64 KiB with {_PROCESSES} processes"
 
 SMALL = (
@@ -127,5 +194,17 @@ SMALL = (
         columns=_COLUMNS,
         measure=one_by_one(_write_all),
         more_is_better=True,
+    ),
+    Workload(
+        name="create_1b",
+        title="create, write and close a file of one byte, until it is in the bucket",
+        kind="write",
+        columns=(
+            Column("half", "p50 ms", ".1f"),
+            Column("slowest", "slowest", ".1f"),
+            Column("cpu", "CPU s/file", ".4f"),
+            Column("asked", "requests", ".0f"),
+        ),
+        measure=one_by_one(_create),
     ),
 )

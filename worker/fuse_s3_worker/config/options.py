@@ -299,6 +299,14 @@ class Settings(BaseModel):
         ),
         Option("best-effort, strict or off", "best-effort"),
     ] = "best-effort"
+    engine: Annotated[
+        Literal["native", "libfuse"],
+        Field(
+            description="who speaks to the kernel: this program, or libfuse2, where that is "
+            "installed; slower, and see docs/design"
+        ),
+        Option("native or libfuse", "native"),
+    ] = "native"
     restart_limit: Annotated[
         int,
         Field(
@@ -321,6 +329,14 @@ class Settings(BaseModel):
             ),
         ),
     ] = "info"
+    examine: Annotated[
+        YesNo,
+        Field(
+            description="with mount -f: try every request that a mount makes, on keys of its own, "
+            "and log what came of each; fuse-s3 doctor gives it"
+        ),
+        Option("yes or no", "no"),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -12,7 +12,7 @@ from fuse_s3_worker.config.foreign import NO_EFFECT, REFUSED
 from fuse_s3_worker.config.options import Alias, Option, Settings
 from fuse_s3_worker.config.spec import BucketSpec, SpecError, normal_prefix, parse_spec
 
-__all__ = ["Configuration", "ConfigurationError", "configure", "option_of"]
+__all__ = ["Configuration", "ConfigurationError", "configure", "option_of", "origins"]
 
 
 class ConfigurationError(ValueError):
@@ -86,6 +86,23 @@ def _resolve(options: Iterable[MountOption], *, sloppy: bool) -> tuple[dict[str,
         else:
             raise ConfigurationError(_unknown(name))
     return values, notes
+
+
+def origins(options: str) -> dict[str, str]:
+    """Return, for each setting that a valid option string gives, how: "given", or "given as NAME".
+
+    An alias that says nothing of one of the settings it stands for does not give that one.
+    """
+    found: dict[str, str] = {}
+    for option in split_options(options):
+        underscored = option.name.replace("-", "_")
+        if option.name in _ALIASES:
+            for target, alias in _ALIASES[option.name]:
+                if alias.convert(option.value or "") is not None:
+                    found[target] = f"given as {option.name}"
+        elif underscored in Settings.model_fields:
+            found[underscored] = "given"
+    return found
 
 
 def _unknown(name: str) -> str:

@@ -101,6 +101,9 @@ class Directories:
         self.next_number = 1
         self._walks = Walks(core.metadata, self._listing_of)
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def opendir(self, node_id: int) -> int:
         """Open a directory; of that one, nothing is asked of the store yet."""
         node = self._core.directory(node_id)

@@ -67,6 +67,10 @@ class Files:
     def __len__(self) -> int:
         return len(self._handles)
 
+    def nodes(self) -> set[Node]:
+        """Return the files that are open, or closed and not stored yet."""
+        return {handle.node for handle in self._handles.values()} | self.write_back.nodes()
+
     # -- opening --------------------------------------------------------------------------------
 
     async def open(self, node_id: int, flags: int, pid: int) -> Opened:

@@ -13,6 +13,7 @@ from fuse_s3_worker.fs.attributes import Overrides, Ownership
 from fuse_s3_worker.fs.core import Core, Found, Kernel
 from fuse_s3_worker.fs.directories import Directories
 from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.inspection import DirtyFile, dirty_files, drop_metadata
 from fuse_s3_worker.fs.links import Links
 from fuse_s3_worker.fs.names import NAME_MAX
 from fuse_s3_worker.fs.namespace import Namespace
@@ -25,6 +26,7 @@ from fuse_s3_worker.fs.renames import Renames
 from fuse_s3_worker.fs.treerename import Moving, TreeRenames
 from fuse_s3_worker.fs.xattrs import Xattrs
 from fuse_s3_worker.store.types import ObjectStore
+from fuse_s3_worker.transfer.blocks import PoolStatistics
 from fuse_s3_worker.transfer.copying import Copier
 from fuse_s3_worker.transfer.readstream import Readers
 from fuse_s3_worker.transfer.writer import Writers
@@ -47,6 +49,7 @@ class Statistics(NamedTuple):
     nodes: int
     open_files: int
     names_cached: int
+    open_directories: int
 
 
 class FileSystem:
@@ -60,6 +63,7 @@ class FileSystem:
         renames: giving other names.
         links: links and special files; None where they are not kept.
         xattrs: extended attributes; None where they are not kept.
+        staging: where files that are changed are kept until they are stored.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  every part of a mount
@@ -73,6 +77,7 @@ class FileSystem:
         moving: Moving | None = None,
     ) -> None:
         inodes = shown if isinstance(shown, Posix) else Plain(shown, metadata.lifetime)
+        self.staging = writers.staging
         self._core = core = Core(store, metadata, inodes, readers, writers, prefix)
         self.names = Namespace(core)
         self.files = Files(core)
@@ -82,6 +87,7 @@ class FileSystem:
         self.xattrs: Xattrs | None = None
         if isinstance(inodes, Posix):
             inodes.attach(core)
+            self.staging.carried = inodes.carried
             self.links = Links(core, self.names, inodes)
             self.xattrs = Xattrs(core, inodes)
         moving = moving or Moving()
@@ -218,7 +224,34 @@ class FileSystem:
 
     def statistics(self) -> Statistics:
         """Return the counts of this moment."""
-        return Statistics(len(self._core.nodes), len(self.files), len(self._core.metadata))
+        core = self._core
+        return Statistics(
+            len(core.nodes), len(self.files), len(core.metadata), len(self.directories)
+        )
+
+    def dirty_files(self) -> Iterator[DirtyFile]:
+        """Yield what is written and not stored."""
+        return dirty_files(self.files)
+
+    @property
+    def memory(self) -> PoolStatistics:
+        """The counts of the memory for data in flight."""
+        return self._core.readers.pool.statistics()
+
+    @property
+    def staging_directory(self) -> str:
+        """Where files that are changed are staged; "" for in memory."""
+        directory = self._core.writers.staging.directory
+        return str(directory.path) if directory is not None else ""
+
+    @property
+    def recovering(self) -> list[str]:
+        """The keys that an earlier worker left, and that are being stored."""
+        return sorted(self._core.recovery.keys) if self._core.recovery is not None else []
+
+    def drop_metadata(self, path: str) -> list[Node]:
+        """Forget what is remembered below a path; return the nodes that the kernel should, too."""
+        return drop_metadata(self._core, path)
 
     def expire(self) -> None:
         """Forget what is out of date; called now and then."""

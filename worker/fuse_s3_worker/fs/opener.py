@@ -59,7 +59,7 @@ def _process_of(thread: int) -> int:
         return _by_proc(thread)
     try:
         return _by_descriptor(thread)
-    except OSError:
+    except (OSError, OverflowError):  # no thread has a number of more than 31 bits
         return 0
 
 

@@ -284,7 +284,8 @@ class Posix:
             raise FileSystemError(errno.EACCES, advice, logging.WARNING)
         self._check_room(node, wanted, record)
         record.set(**fields)
-        if not (node.gone or self._goes_along(node)):
+        upload = node.upload
+        if not (node.gone or self._goes_along(node)) or (upload is not None and upload.sealed):
             self._pending.add(node)
 
     def _check_room(self, node: Node, wanted: Inode, record: Record) -> None:
@@ -355,6 +356,8 @@ class Posix:
     async def _store_changes(self, node: Node) -> None:
         """Store what was set of a node, if nothing else does."""
         record = node.record
+        if record is not None and record.changes and node.upload is not None:
+            await node.upload.carry()  # it may be stored by the next worker
         async with self.store.turns.of(self._key_of(node)):
             if record is None or not record.changes or self._goes_along(node):
                 return
@@ -414,6 +417,11 @@ class Posix:
         if node is None or node.record is None:
             return None
         return snapshot(node, node.record, whole=whole)
+
+    def carried(self, key: str) -> dict[str, str] | None:
+        """Return what the whole of a file is to be stored with, if that is known."""
+        kept = self.snapshot(key, whole=True)
+        return kept.headers if kept is not None else None
 
     def stored(self, key: str, info: ObjectInfo, kept: Snapshot) -> None:
         """Take note that an object was stored with a snapshot."""

@@ -46,6 +46,10 @@ class WriteBack:
         """Tell whether a file is to be stored later."""
         return node in self._tasks
 
+    def nodes(self) -> set[Node]:
+        """Return the files that are to be stored later."""
+        return set(self._tasks)
+
     async def takes(self, node: Node, file: FileWriter) -> bool:
         """Take a file that was closed; False when it is to be stored at once, if at all.
 

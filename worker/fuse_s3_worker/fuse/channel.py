@@ -87,6 +87,7 @@ class Channel:
     def close(self) -> None:
         """Give up the descriptor; whoever still waits for an answer gets ENOTCONN."""
         os.close(self.fd)
+        self.fd = -1
 
 
 def _raise_if_over(error: OSError) -> None:

@@ -176,6 +176,11 @@ def notify(code: NotifyCode, body: bytes) -> bytes:
     return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), code, 0) + body
 
 
+def notify_inc_epoch() -> bytes:
+    """Have every name looked up again that the kernel knows (7.44)."""
+    return notify(NotifyCode.INC_EPOCH, b"")
+
+
 def notify_inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
     """Drop attributes, and pages from `offset` on (`length` 0: to the end); -1 keeps all pages."""
     return notify(NotifyCode.INVAL_INODE, abi.NOTIFY_INVAL_INODE.pack(nodeid, offset, length))

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from time import perf_counter_ns
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import Reply, Sink
 from fuse_s3_worker.http.errors import HttpError, UnexpectedCloseError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.statistics import StoreStatistics
 from fuse_s3_worker.store.credentials import Provider
 from fuse_s3_worker.store.documents import parse_error
 from fuse_s3_worker.store.failures import ReplyError, classify, server_time
@@ -61,6 +63,8 @@ class Caller:
     Attributes:
         retrier: the patience in force; a short one while mounting.
         requests: how many of each operation were sent, attempts included.
+        statistics: how long they took, and what came of them.
+        last_date: what the server's clock said, as it said it, when it last answered.
         on_checksum_refused: told when a request went through only without its checksum.
     """
 
@@ -70,6 +74,8 @@ class Caller:
         self.line = line
         self.retrier = Retrier()
         self.requests: Counter[str] = Counter()
+        self.statistics = StoreStatistics()
+        self.last_date = ""
         self.on_checksum_refused: Callable[[StoreError], None] | None = None
         self._provider = provider
         self._reroute = reroute
@@ -100,6 +106,7 @@ class Caller:
             try:
                 reply = await self._send(terms, request, sink)
             except StoreError as error:
+                self.statistics.faults[error.fault.name] += 1
                 if request.checksums and error.fault in {Fault.BAD_REQUEST, Fault.NOT_IMPLEMENTED}:
                     refused, request.checksums = error, {}
                 elif not await self._correct(error, terms):
@@ -121,10 +128,14 @@ class Caller:
         now = utc_now(skew)
         head = line.head(request, credentials, now)
         self.requests[request.operation] += 1
+        began = perf_counter_ns()
         try:
             reply = await self._exchange(line, request, head, sink)
         except HttpError as error:
             raise StoreError(Fault.UNREACHABLE, f"{request}: {error}") from error
+        finally:
+            self.statistics.add(request.operation, perf_counter_ns() - began)
+        self._note(request, reply)
         if reply.head.status not in _SUCCESS:
             raise classify(reply, str(request), clock=now.timestamp())
         if _ERROR_DOCUMENT.match(reply.body):
@@ -137,6 +148,12 @@ class Caller:
                 status=reply.head.status,
             )
         return reply
+
+    def _note(self, request: Request, reply: Reply) -> None:
+        self.last_date = reply.head.headers.get("date", "")
+        self.statistics.bytes_sent += request.body.size
+        if request.method != "HEAD":
+            self.statistics.bytes_received += reply.head.content_length or len(reply.body)
 
     async def _exchange(
         self, line: Line, request: Request, head: bytes, sink: Sink | None

@@ -63,6 +63,7 @@ class S3Store:
 
     Attributes:
         address: of its server, as it was given; "" for Amazon's.
+        caller: who sends its requests.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class S3Store:
     ) -> None:
         """Use a bucket at `address`; "" is Amazon's, whose ways are known."""
         self._call = caller.call
-        self._caller = caller
+        self.caller = self._caller = caller
         self._bucket = bucket
         chosen = settings.upload_checksum
         self._checksum_name = {"auto": "crc64nvme", "off": ""}.get(chosen, chosen)

@@ -10,13 +10,22 @@ import time
 from collections.abc import Mapping
 
 from fuse_s3_shared import handoff
-from fuse_s3_worker.conversation import Order
+from fuse_s3_worker.conversation import LOG_FILE, Order
 from fuse_s3_worker.survival.recorder import StateRecorder
 from fuse_s3_worker.survival.records import DamagedError, Log, newest
 from fuse_s3_worker.survival.state import Kind, State, read_state
 from fuse_s3_worker.survival.supervisor import Supervisor
 
-__all__ = ["DEVICE", "SecondWorkerError", "begin", "failures", "inherit", "order_of", "store"]
+__all__ = [
+    "DEVICE",
+    "SecondWorkerError",
+    "begin",
+    "failures",
+    "inherit",
+    "log_of",
+    "order_of",
+    "store",
+]
 
 DEVICE = "fuse"
 _LOGS = ("state-a", "state-b")
@@ -80,6 +89,11 @@ def order_of(state: State, stored: Mapping[str, int]) -> Order:
     except KeyError as error:
         raise DamagedError(f"{error} is missing") from None
     return Order(state.order, files)
+
+
+def log_of(stored: Mapping[str, int]) -> int | None:
+    """Return the file to log to, if there is one, where nothing else is known of the mount."""
+    return stored.get(_FILE + LOG_FILE)
 
 
 def failures(state: State, at: float) -> int:

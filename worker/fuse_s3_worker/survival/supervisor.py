@@ -34,6 +34,7 @@ class Supervisor:
         self.stored = {name: fd for name, fd in given.items() if name not in (_CONNECTION, _NOTIFY)}
         self.is_systemd = notify is not None and _NOTIFY not in given
         self._notify = notify
+        self._notify_fd = given.get(_NOTIFY)
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> "Supervisor":
@@ -74,6 +75,15 @@ class Supervisor:
     def extend(self, seconds: float) -> None:
         """Ask for so much more time: there is progress."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECOND)}")
+
+    def leave(self) -> None:
+        """Have nothing to do with it any more: it takes this process for one that has ended."""
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
+        if self._notify_fd is not None:
+            os.close(self._notify_fd)
+            self._notify_fd = None
 
     def _send(self, text: str, fd: int | None = None) -> None:
         if self._notify is None:

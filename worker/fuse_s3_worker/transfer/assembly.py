@@ -7,7 +7,7 @@ need never wait for one another.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -69,9 +69,16 @@ class Assembly:
         self._turn = asyncio.Lock()  # who has it takes memory
 
     async def carry_out(
-        self, plan: Plan, stage: Stage, replaces: ObjectInfo | None, progress: Progress
+        self,
+        plan: Plan,
+        stage: Stage,
+        replaces: ObjectInfo | None,
+        progress: Progress,
+        headers: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Store what `stage` is as its key, in the place of `replaces` and no other version.
+
+        Without `headers`, it carries what is known of the key.
 
         Raises:
             StoreError: it was not stored; CHANGED, something else is there, or a source is gone.
@@ -80,10 +87,10 @@ class Assembly:
         key = stage.known.key
         if isinstance(plan, CopyPlan):
             await progress.completing(plan.source.etag)
-            return await _copied(self._store.copy(plan.source, key))
+            return await _copied(self._store.copy(plan.source, key, headers=headers))
         if isinstance(plan, PutPlan):
-            return await self._put(stage, plan.size, replaces, progress)
-        upload = await self._store.create_multipart(key)
+            return await self._put(stage, plan.size, replaces, progress, headers)
+        upload = await self._store.create_multipart(key, headers=headers)
         try:
             await progress.begun(upload.upload_id)
             parts = await self._all_parts(plan, _Making(upload, stage, progress))
@@ -103,11 +110,16 @@ class Assembly:
             event(_log, logging.WARNING, "abort_failed", details | error.details)
 
     async def _put(
-        self, stage: Stage, size: int, replaces: ObjectInfo | None, progress: Progress
+        self,
+        stage: Stage,
+        size: int,
+        replaces: ObjectInfo | None,
+        progress: Progress,
+        headers: Mapping[str, str] | None,
     ) -> ObjectInfo:
-        key = stage.known.key
+        key, put = stage.known.key, partial(self._store.put, replaces=replaces, headers=headers)
         if stage.known.extents.all_zeros(0, size):
-            return await self._store.put(key, _zeros(size), replaces=replaces)
+            return await put(key, _zeros(size))
         buffer = PartBuffer(self._pool)
         try:
             await self._reserve(buffer, size, key)
@@ -116,7 +128,7 @@ class Assembly:
             if stage.path:
                 etag = await self._threads.run(lambda: md5_etag(body.pieces))
                 await progress.completing(etag)
-            info = await self._store.put(key, body, replaces=replaces)
+            info = await put(key, body)
             await _keep(buffer, 0, fetched, progress)
         finally:
             buffer.free()

@@ -12,7 +12,7 @@ that it tells of; records are appended after theirs.
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -22,8 +22,9 @@ from fuse_s3_worker.transfer.extents import Extent, ExtentMap
 
 __all__ = ["Description", "JournalError", "Log", "Record", "State", "decode"]
 
-VERSION = 1
+VERSION = 2
 
+_SINCE_HEADERS = 2  # the version before says nothing of them, and is read
 _NAME = "fuse-s3-staged"
 _BATCH = 1_000  # extents in a line
 _FIELDS = 5  # of an object
@@ -58,6 +59,7 @@ class Description:
         mtime: when it was last written to, in nanoseconds since the epoch.
         upload_id: of a multipart upload that was begun for it; "" for none.
         expected: the ETag of the object that it was about to become.
+        headers: what the object is to carry; None for what there is to be known of that elsewhere.
         torn: whether the end of its journal is missing.
     """
 
@@ -69,6 +71,7 @@ class Description:
     mtime: int = 0
     upload_id: str = ""
     expected: str = ""
+    headers: dict[str, str] | None = None
     torn: bool = False
 
     @classmethod
@@ -97,6 +100,7 @@ class Description:
         self.extents.rebase(info)
         self.base, self.state, self.mtime = info, State.OPEN, info.mtime
         self.upload_id = self.expected = ""
+        self.headers = None
 
     def retarget(self, key: str, base: ObjectInfo | None) -> None:
         """Note that it is another key's from now on, where `base` has the bytes of its base."""
@@ -124,6 +128,7 @@ class Log:
             "mtime": known.mtime,
             "upload": known.upload_id,
             "expected": known.expected,
+            "headers": known.headers,
         }
         lines, extents = [self._line(head)], list(known.extents)
         lines += [
@@ -228,8 +233,9 @@ class _Reader:
         head = next(values, None)
         if not isinstance(head, dict) or _NAME not in head:
             raise JournalError("it does not begin as a journal does")
-        if head[_NAME] != VERSION:
-            raise JournalError(f"it is of version {head[_NAME]}, this program knows {VERSION}")
+        version = head[_NAME]
+        if version not in range(1, VERSION + 1):
+            raise JournalError(f"it is of version {version}, this program knows 1 to {VERSION}")
         known = Description(
             key=_text(head["key"]),
             base=_info(head["base"]) if head["base"] else None,
@@ -238,6 +244,7 @@ class _Reader:
             mtime=int(head["mtime"]),
             upload_id=_text(head["upload"]),
             expected=_text(head["expected"]),
+            headers=_headers(head["headers"]) if version >= _SINCE_HEADERS else None,
         )
         extents: list[Extent] = []
         for letter, content in values:
@@ -257,6 +264,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _headers(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} are no headers")
+    return {_text(name): _text(text) for name, text in value.items()}
 
 
 def _plain(value: object) -> object:
@@ -331,6 +346,10 @@ def _completing(known: Description, etag: str) -> None:
     known.expected = _text(etag)
 
 
+def _carries(known: Description, headers: Mapping[str, str] | None) -> None:
+    known.headers = _headers(headers)
+
+
 def _became(known: Description, state: str) -> None:
     known.state = State(state)
 
@@ -345,6 +364,7 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "n": Description.retarget,
     "m": _begun,
     "c": _completing,
+    "h": _carries,
     "r": Description.stored,
     "s": _became,
 }

@@ -138,11 +138,15 @@ class Run:
         """Tell whether a READ at `start` is this run going on.
 
         Who has read a while may leave something out; who leaves out more than it reads is not on
-        its way through everything.
+        its way through everything, also where a large window has all that is left out.
         """
-        if start <= self.high:
+        if start <= self.position:
             return start >= max(self.start, self.position - _BEHIND)
-        return bool(self.window) and start - self.high <= min(_SKIP, self.position - self.start)
+        if start - self.position > max(_SKIP, self.length):
+            return False
+        return start <= self.high or (
+            bool(self.window) and start - self.high <= min(_SKIP, self.length)
+        )
 
     def read(self, start: int, end: int, found: Reading) -> None:
         """Note a READ of [start, end)."""

@@ -16,14 +16,15 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import MultipartUpload, ObjectInfo
+from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.journal import Description, JournalError, State
-from fuse_s3_worker.transfer.loading import ViewSink
+from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
 from fuse_s3_worker.transfer.stage import DiskStage, Stage
 from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.stagedir import Entry, EntryInUseError, StageDirectory
 from fuse_s3_worker.transfer.staging import Staging
 
-__all__ = ["Left", "Recovery", "store_left", "what_is_left"]
+__all__ = ["Left", "Recovery", "load_left", "store_left", "what_is_left"]
 
 _log = logging.getLogger(__name__)
 
@@ -146,8 +147,9 @@ class Recovery:
                 return
             await self._staging.threads.run(entry.close)
         self.kept += 1
-        name = "staged_conflict" if known.state is State.CONFLICT else "staged_interrupted"
-        event(_log, logging.INFO, name, details | {"advice": "see fuse-s3 staged"})
+        details["advice"] = "see fuse-s3 staged"
+        conflict = known.state is State.CONFLICT
+        event(_log, logging.INFO, "staged_conflict" if conflict else "staged_interrupted", details)
 
     async def _store(
         self, entry: Entry, known: Description, on_stored: Callable[[ObjectInfo], None]
@@ -175,18 +177,44 @@ async def store_left(
         info = await _stored_before(staging, stage)
         if info is None or replace:
             await _settle_base(staging, stage, replace=replace)
-            file = StagedFile(staging, known, stage)
+            file = StagedFile(staging, known, stage, headers=known.headers)
             info = await file.commit()
     except ServeError as error:
         if file is None or file.failed is None:
             conflict = isinstance(error, StoreError) and error.fault is Fault.CHANGED
             details: dict[str, object] = {"key": known.key, "path": entry.path, "reason": error}
-            name = "staged_conflict" if conflict else "staged_kept"
-            event(_log, logging.WARNING, name, details | error.details)
+            details |= error.details
+            event(_log, logging.WARNING, "staged_conflict" if conflict else "staged_kept", details)
         await (file.close(keep=True) if file else _close(stage, keep=True))
         return None
     await (file.close() if file else _close(stage, keep=False))
     return info
+
+
+async def load_left(staging: Staging, entry: Entry, known: Description) -> None:
+    """Fetch what a file that was left lacks, so that all of it is on this machine; let go of it.
+
+    Raises:
+        ServeError: it cannot be had; CHANGED, its version is gone. Or there is no room for it.
+    """
+    stage = DiskStage(entry, known, staging.threads)
+    try:
+        for extent in known.extents.missing(0, known.size):
+            for start in range(extent.start, extent.end, _PIECE):
+                await _load(staging, stage, extent.clip(start, start + _PIECE))
+    finally:
+        await _close(stage, keep=True)
+
+
+async def _load(staging: Staging, stage: Stage, piece: Extent) -> None:
+    view, source = memoryview(bytearray(piece.size)), piece.source
+    assert source is not None  # noqa: S101  it is missing, so it is of one
+    end = piece.offset + piece.size
+    try:
+        await staging.store.get_range(source.key, source.etag, piece.offset, end, ViewSink(view))
+    except StoreError as error:
+        raise of_a_version(error) from error
+    await stage.write(piece.start, view, ("l", piece.start, piece.end))
 
 
 async def _close(stage: Stage, *, keep: bool) -> None:

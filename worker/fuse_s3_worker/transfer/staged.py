@@ -14,7 +14,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
@@ -53,13 +53,18 @@ class StagedFile:
         stage: Stage | None = None,
         *,
         unlinked: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe it; without a `stage` it gets one with its first change."""
+        """Describe it; without a `stage` it gets one with its first change.
+
+        `headers` are those that its object carries, where nobody here knows better.
+        """
         self.dirty = known.changed and not unlinked
         self.failed: ServeError | None = None
         self._staging = staging
         self._known = known
         self._stage = stage
+        self._headers = headers
         self.sealed = False
         self._discarding = unlinked
         self._turn = asyncio.Lock()
@@ -337,8 +342,15 @@ class StagedFile:
         finally:
             await sealing
 
+    def _note_carried(self) -> None:
+        """Have the next worker know what the object is to carry, too."""
+        if self._headers is None:
+            carried = self._staging.carried(self._known.key)
+            self._known.headers = None if carried is None else dict(carried)
+
     async def _seal(self, stage: Stage) -> None:
         async with self._stage_turn:
+            self._note_carried()
             try:
                 await stage.seal()
             except FileSystemError as error:
@@ -351,7 +363,7 @@ class StagedFile:
         for copying in (True, False):
             with contextlib.suppress(CopyRefusedError):
                 made = self._plan(copying=copying)
-                return await assembly.carry_out(made, stage, self.base, self)
+                return await assembly.carry_out(made, stage, self.base, self, self._headers)
         raise StoreError(Fault.NOT_IMPLEMENTED, f"{self._known.key!r} can be stored in no way")
 
     def _plan(self, *, copying: bool) -> Plan:
@@ -414,11 +426,22 @@ class StagedFile:
             if self.dirty and not self.sealed:
                 try:
                     async with self._stage_turn:
+                        self._note_carried()
                         await self._stage.seal()
                 except FileSystemError:
                     return False
                 self.sealed = True
             return self.sealed
+
+    async def carry(self) -> None:
+        """What the object is to carry has changed: have it survive, if the file was closed."""
+        async with self._turn:
+            if not self.sealed or self._stage is None:
+                return
+            async with self._stage_turn:
+                with contextlib.suppress(FileSystemError):  # it is stored all the same
+                    await self._stage.change(("h", self._staging.carried(self._known.key)))
+                    await self._stage.flush_journal()
 
     async def retarget(self, key: str, base: ObjectInfo | None) -> None:
         """The file was renamed: `base` is where its bytes are now, None when nowhere.

@@ -232,6 +232,34 @@ class StageDirectory:
             raise
         return entry, known
 
+    def in_use(self, entry_id: str) -> bool:
+        """Tell whether somebody holds a staged file."""
+        try:
+            os.close(self._hold(entry_id))
+        except EntryInUseError:
+            return True
+        except OSError:
+            pass  # its bytes are gone, or no file of ours
+        return False
+
+    def discard(self, entry_id: str) -> None:
+        """Remove a staged file that nobody holds, whatever its journal says.
+
+        Raises:
+            EntryInUseError: somebody does.
+            OSError: it cannot be removed.
+        """
+        try:
+            fd = self._hold(entry_id)
+        except FileNotFoundError:
+            fd = -1  # a journal alone
+        try:
+            self.unlink(f"{entry_id}.map")  # first: without it there is nothing to be stored
+            self.unlink(f"{entry_id}.data")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
     def read(self, entry_id: str) -> tuple[Description, Log]:
         """Read the journal of a staged file, held or not.
 

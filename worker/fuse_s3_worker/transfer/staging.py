@@ -7,7 +7,7 @@ or removes that object, whoever borrows from it takes what it needs.
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
@@ -20,7 +20,10 @@ from fuse_s3_worker.transfer.planner import Limits
 from fuse_s3_worker.transfer.stage import DiskStage, MemoryStage, Stage, StageMemory, Threads
 from fuse_s3_worker.transfer.stagedir import StageDirectory
 
-__all__ = ["Borrower", "Staging"]
+__all__ = ["Borrower", "Carried", "Staging"]
+
+Carried = Callable[[str], Mapping[str, str] | None]
+"""What the object of a key shall carry, where somebody knows; see `Description.headers`."""
 
 _THREADS = 4  # a disk that is waited for in more places gets no faster
 
@@ -40,6 +43,7 @@ class Staging:
         size_limit: bytes of a file at most, where they have to be sent.
         directory: where stages are on disk; None when they are in memory.
         threads: who works with that.
+        carried: tells what an object shall carry that is stored by the next worker.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Staging:
         self.directory = directory
         self.threads = Threads(executor or ThreadPoolExecutor(_THREADS, "staging"))
         self.assembly = Assembly(store, pool, self.threads)
+        self.carried: Carried = lambda _: None
         self._memory = StageMemory(pool)
         self._borrowers: dict[str, set[Borrower]] = {}
 

@@ -120,6 +120,11 @@ class FileWriter:
         return isinstance(self._file, StagedFile) or self.dirty
 
     @property
+    def staged(self) -> bool:
+        """Tell whether it is kept as a whole, and not sent while it is written."""
+        return isinstance(self._file, StagedFile)
+
+    @property
     def sealed(self) -> bool:
         """Tell whether it was closed, and is to be stored as it is now."""
         return isinstance(self._file, StagedFile) and self._file.sealed
@@ -318,6 +323,11 @@ class FileWriter:
         await self._stage_if_possible()
         if isinstance(self._file, StagedFile):
             await self._file.take(limit)
+
+    async def carry(self) -> None:
+        """What the object is to carry has changed: have it survive, if the file was closed."""
+        if isinstance(self._file, StagedFile):
+            await self._file.carry()
 
     async def discard(self) -> None:
         """The file was unlinked: what is here stays as long as it is open, and is not stored."""
