@@ -6,6 +6,7 @@ promises of a mount leave open is named in `Twins.differences`.
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import stat
@@ -309,7 +310,7 @@ class Twins:
         content = os.pread(file.model, file.size, 0) if file.reads else None
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             at = os.lseek(file.mount, 0, os.SEEK_CUR)
-            found = _outcome(lambda whence=whence: os.lseek(file.mount, offset, whence))
+            found = _outcome(functools.partial(os.lseek, file.mount, offset, whence))
             os.lseek(file.mount, at, os.SEEK_SET)
             if offset >= file.size:
                 assert found.errno == errno.ENXIO, found

@@ -274,8 +274,10 @@ class Machine(RuleBasedStateMachine):
     def copy(self, source: Opened, sink: Opened, start: int, place: int, size: int) -> None:
         if source.before or sink.before:
             return
-        copies = [(source.model, sink.model), (source.mount, sink.mount)]
-        self.twins.same(*(lambda c=c: copy_range(*c, start, place, size) for c in copies))
+        self.twins.same(
+            lambda: copy_range(source.model, sink.model, start, place, size),
+            lambda: copy_range(source.mount, sink.mount, start, place, size),
+        )
 
     @rule(file=files, place=PLACES)
     def seek(self, file: Opened, place: int) -> None:

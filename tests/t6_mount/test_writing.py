@@ -382,8 +382,8 @@ def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
         for name in ("x", "y"):
             (mnt / name).write_bytes(content)
         with (mnt / "x").open("rb") as removed, (mnt / "y").open("rb") as replaced:
-            for file in (removed, replaced):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for fd in (removed.fileno(), replaced.fileno()):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             (mnt / "x").unlink()
             (mnt / "new").write_bytes(b"new")
             (mnt / "new").rename(mnt / "y")

@@ -33,16 +33,15 @@ async def lasting(core: Core, node: Node | None) -> AsyncIterator[None]:
     if node is None or node.is_directory or not (node.readers or node.writers):
         yield
         return
-    begun = node.upload is None
-    if node.upload is None:
+    before = node.upload
+    if before is None:
         node.upload = core.writers.begin(node.key, node.info, read_back=True)
     try:
         await _take(node)
         yield
     except BaseException:
-        upload = node.upload
-        if begun and upload is not None and not node.writers:
-            node.upload = None
+        if before is None and node.upload is not None and not node.writers:
+            upload, node.upload = node.upload, None
             await upload.close()
         raise
 
