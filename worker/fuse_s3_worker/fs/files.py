@@ -108,7 +108,8 @@ class Files:
         core = self._core
         if node.upload is None:
             await core.refresh(node, reads=reads)
-        if truncates and node.upload is None and node.being_read and not node.gone:
+        replaces = truncates and node.upload is None and not node.writers
+        if replaces and node.being_read and not node.gone:
             async with core.claims.changing(node):
                 await core.inodes.flush(node)
             core.nodes.detach(node)  # who reads it goes on with what it was
