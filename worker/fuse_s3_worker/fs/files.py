@@ -4,12 +4,12 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
 
 from fuse_s3_worker.cache.entries import Entry
-from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.handles import WRITING, Handle, Opened, Source, Work, read_slowly
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
@@ -19,36 +19,7 @@ from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
 from fuse_s3_worker.transfer.writer import FileWriter
 
-__all__ = ["Files", "Opened"]
-
-# fcntl.h, as the kernel passes them
-_WRITING = os.O_WRONLY | os.O_RDWR
-
-Work = Coroutine[Any, Any, None]
-
-
-class Handle:
-    """One open file description."""
-
-    __slots__ = ("appends", "node", "opener", "reads", "record", "stream", "writes")
-
-    def __init__(self, node: Node, record: HandleRecord) -> None:
-        flags = record.flags
-        self.node = node
-        self.record = record
-        self.reads = flags & os.O_ACCMODE != os.O_WRONLY
-        self.writes = bool(flags & _WRITING)
-        self.appends = bool(flags & os.O_APPEND)
-        self.stream: ReadStream | None = None
-        self.opener: Opener | None = None
-
-
-class Opened(NamedTuple):
-    """A new handle, and whether the kernel may keep the pages it has of the file."""
-
-    handle: int
-    keep_cache: bool
-    read_only: bool
+__all__ = ["Files"]
 
 
 class Files:
@@ -94,7 +65,7 @@ class Files:
                 self._core.check_not_archived(node)
             if truncates:
                 async with self._core.claims.changing(node):
-                    if flags & _WRITING:
+                    if flags & WRITING:
                         await self._upload(node).truncate(0)
                     else:  # whose close tells nothing
                         await self._truncate(node, 0)
@@ -209,7 +180,7 @@ class Files:
         if upload is not None and upload.readable and (handle.writes or upload.failed is None):
             views = upload.read_nowait(offset, size)
             if views is None:
-                return _read_slowly(upload, unique, offset, size, answer)
+                return read_slowly(upload, unique, offset, size, answer)
             answer.reply(unique, *views)
             return None
         if handle.stream is None:
@@ -222,7 +193,7 @@ class Files:
         if node.info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
 
-        source = _Source(self, handle, first=node.cached_etag is None)
+        source = Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
         self._core.recorder.reads(node)
         stream = self._core.readers.open(node.info, answer, source)
@@ -425,14 +396,15 @@ class Files:
 
     def recovered(self, info: ObjectInfo) -> None:
         """Take note of what an earlier worker left and this one has stored."""
-        node = self._core.nodes.at(info.key)
+        core = self._core
+        node = core.nodes.at(info.key)
         if node is not None and node.parent is not None and node.upload is None:
             self._stored(node, node.parent, info)
-            if self._core.kernel is not None:  # which may have asked for its size before
-                self._core.kernel.invalidate(node.id)
+            if core.kernel is not None:  # which may have asked for its size before
+                core.kernel.invalidate(node.id)
         else:
             directory, slash, name = info.key.rpartition("/")
-            self._core.metadata.change(directory + slash, name, Entry.file(info))
+            core.metadata.change(directory + slash, name, Entry.file(info))
 
     def _stored(self, node: Node, parent: Node, info: ObjectInfo) -> None:
         node.info = info
@@ -526,34 +498,3 @@ class Files:
                 await handle.node.upload.close(keep=True)
                 handle.node.upload = None
         await self.write_back.close()
-
-
-class _Source:
-    """What the stream of a handle asks (transfer.readstream.Source)."""
-
-    __slots__ = ("_files", "_first", "_handle")
-
-    def __init__(self, files: Files, handle: Handle, *, first: bool) -> None:
-        self._files = files
-        self._handle = handle
-        self._first = first
-
-    async def reopen(self) -> ObjectInfo:
-        """Return the version of today."""
-        return await self._files.newest(self._handle, first=self._first)
-
-    def outdated(self) -> None:
-        """Take note that the file was replaced or removed."""
-        self._files.outdated(self._handle.node)
-
-
-async def _read_slowly(
-    file: FileWriter, unique: int, offset: int, size: int, answer: Answer
-) -> None:
-    """Answer a READ for which something has to be waited for."""
-    try:
-        data = await file.read(offset, size)
-    except ServeError as error:
-        answer.fail(unique, error)
-    else:
-        answer.reply(unique, data)

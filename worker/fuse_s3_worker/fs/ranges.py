@@ -6,7 +6,8 @@ from enum import IntFlag
 
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import FileSystemError, ServeError
-from fuse_s3_worker.fs.files import Files, Handle
+from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.handles import Handle
 from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.writer import FileWriter
 
