@@ -234,7 +234,7 @@ def exercise(bucket: Bucket, *, operations: int, reopen_every: int, seed: int) -
 
 @pytest.mark.parametrize("seed", [1])
 def test_some_operations(bucket: Bucket, seed: int) -> None:
-    exercise(bucket, operations=1000, reopen_every=50, seed=seed)
+    exercise(bucket, operations=500, reopen_every=50, seed=seed)
 
 
 @pytest.mark.long

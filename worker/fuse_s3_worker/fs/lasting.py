@@ -37,20 +37,29 @@ async def lasting(core: Core, node: Node | None) -> AsyncIterator[None]:
     if before is None:
         node.upload = core.writers.begin(node.key, node.info, read_back=True)
     try:
-        await _take(node)
+        if not await _taken(node) and before is None:
+            await _let_go(node)
         yield
     except BaseException:
-        if before is None and node.upload is not None and not node.writers:
-            upload, node.upload = node.upload, None
-            await upload.close()
+        if before is None and not node.writers:
+            await _let_go(node)
         raise
 
 
-async def _take(node: Node) -> None:
-    """Fetch what is not here, if that can be."""
-    upload = node.upload
+async def _taken(node: Node) -> bool:
+    """Fetch what is not here, and tell whether that could be."""
     try:
-        if upload is not None:
-            await upload.take(LASTING_MAX)
+        if node.upload is not None:
+            await node.upload.take(LASTING_MAX)
     except ServeError as error:
         event(_log, logging.INFO, "not_kept_open", {"key": node.key, "reason": error})
+        return False
+    return True
+
+
+async def _let_go(node: Node) -> None:
+    """Have nothing of a file here that nobody has written to."""
+    upload = node.upload
+    if upload is not None and not upload.dirty:
+        node.upload = None
+        await upload.close()
