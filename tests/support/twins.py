@@ -251,6 +251,13 @@ class Twins:
             raise
         return fds
 
+    def size_of(self, path: str) -> int:
+        """Return the size of what is there; -1 for nothing."""
+        try:
+            return (self.model / path).stat().st_size
+        except OSError:
+            return -1
+
     def is_special(self, path: str) -> bool:
         """Tell whether a path leads to what is neither a file nor a directory."""
         try:
