@@ -1,5 +1,6 @@
 # make demo       see it work: a server, a bucket, a mount, a comparison
 # make test       everything that can be tested on this machine
+# make test-long  what takes hours, too
 # make test-vm    mounts and attacks on a machine that boots with SELinux enforcing
 # make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
 # make uninstall
@@ -17,13 +18,16 @@ export PYTHON
 VENV := build/venv/bin
 PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
-.PHONY: demo test test-vm install uninstall bench bench-compare lint docs clean
+.PHONY: demo test test-long test-vm install uninstall bench bench-compare lint docs clean
 
 demo:
 	@tools/demo
 
 test:
 	@tools/run_tests $(ARGS)
+
+test-long:
+	@tools/run_tests --long $(ARGS)
 
 test-vm:
 	@tools/test_vm $(ARGS)

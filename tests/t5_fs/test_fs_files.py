@@ -397,6 +397,49 @@ async def test_an_empty_new_file_is_stored() -> None:
 
 
 @on_loop()
+async def test_a_file_that_is_made_by_who_cannot_write_it_is_stored_at_once() -> None:
+    async with tree() as t:
+        handle = await t.create("new", os.O_RDONLY)
+        assert t.store.read("new") == b""
+        assert await t.read(handle, 0, 10) == b""
+        writer = await t.open("new", os.O_WRONLY)
+        await t.write(writer, 0, b"data")
+        assert await t.read(handle, 0, 10) == b"data"
+        await t.close(writer)
+        await t.close(handle)
+        t.store.fail("put", REFUSED)
+        with pytest.raises(StoreError, match="no"):
+            await t.create("another", os.O_RDONLY)
+        t.store.mend()
+        assert await t.list() == {"new": False}
+
+
+@on_loop()
+async def test_who_can_write_a_file_goes_on_with_it_when_it_is_truncated() -> None:
+    """They have read of it, and written nothing yet."""
+    async with tree({"file": b"before"}) as t:
+        writer = await t.open("file", os.O_RDWR)
+        assert await t.read(writer, 0, 10) == b"before"
+        truncating = await t.open("file", os.O_WRONLY | os.O_TRUNC)
+        assert await t.read(writer, 0, 10) == b""
+        await t.write(truncating, 0, b"one")
+        await t.write(writer, 3, b"two")
+        assert await t.read(writer, 0, 10) == b"onetwo"
+        await t.close(truncating)
+        await t.close(writer)
+        assert t.store.read("file") == b"onetwo"
+
+
+@on_loop()
+async def test_opening_to_read_and_truncate_truncates() -> None:
+    async with tree({"file": b"data"}) as t:
+        handle = await t.open("file", os.O_RDONLY | os.O_TRUNC)
+        assert t.store.read("file") == b""
+        assert await t.read(handle, 0, 10) == b""
+        await t.close(handle)
+
+
+@on_loop()
 async def test_replacing_shows_the_old_object_until_it_is_done() -> None:
     async with tree({"file": b"old"}) as t:
         handle = await t.open("file", os.O_WRONLY | os.O_TRUNC)

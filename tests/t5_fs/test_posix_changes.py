@@ -72,6 +72,24 @@ async def test_a_burst_of_changes_costs_one_request() -> None:
 
 
 @on_loop()
+async def test_who_looks_while_changes_are_stored_may_learn_more_headers() -> None:
+    async with posix_tree({"k": b""}) as t:
+        node = t.node(await t.walk("k"))
+        t.store.hold("copy")
+        await t.change("k", mode=0o600)
+        await asyncio.sleep(MOMENT)
+        assert node.record is not None
+        described = node.record.described
+        more = {**described.rest, "x-amz-storage-class": "STANDARD"}
+        node.record.described = described._replace(rest=more)
+        t.store.let_go("copy")
+        await settle()
+        assert t.headers("k")[MODE] == str(0o100600)
+        assert node.record.changes == {}
+        assert node.record.described.inode.mode == 0o100600
+
+
+@on_loop()
 async def test_changes_that_go_on_are_stored_all_the_same() -> None:
     """[S99] What is set shows at once, and is stored a moment later: without another change for a
     fifth of a second, or a second after the first.

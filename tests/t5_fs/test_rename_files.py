@@ -9,6 +9,7 @@ import pytest
 
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
+from fuse_s3_worker.fs import lasting
 from fuse_s3_worker.fs.renames import RENAME_NOREPLACE
 from support.gatedstore import unreachable
 from support.pattern import pattern
@@ -416,7 +417,20 @@ async def test_the_kernels_pages_stay_good() -> None:
 
 
 @on_loop()
-async def test_who_reads_what_was_replaced_gets_what_is_here() -> None:
+async def test_who_reads_what_was_replaced_reads_on_in_it() -> None:
+    async with tree({"a": b"new", "b": b"old" * 10}) as t:
+        handle = await t.open("b")
+        assert await t.read(handle, 0, 30) == b"old" * 10
+        await t.rename("a", "b")
+        assert await t.read(handle, 0, 30) == b"old" * 10
+        assert await t.read_all("b") == b"new"
+
+
+@on_loop()
+async def test_who_reads_what_was_too_large_to_be_fetched_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lasting, "LASTING_MAX", 0)
     async with tree({"a": b"new", "b": b"old" * 10}) as t:
         handle = await t.open("b")
         assert await t.read(handle, 0, 30) == b"old" * 10
@@ -426,7 +440,10 @@ async def test_who_reads_what_was_replaced_gets_what_is_here() -> None:
 
 
 @on_loop()
-async def test_who_has_opened_what_was_replaced_and_not_read_yet_reads_the_new_one() -> None:
+async def test_who_has_opened_it_and_not_read_yet_reads_the_new_one_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lasting, "LASTING_MAX", 0)
     async with tree({"a": b"newer", "b": b"old", "c": b"newest one", "d/x": b""}) as t:
         handle, other = await t.open("b"), await t.open("c")
         await t.rename("a", "b")

@@ -363,8 +363,9 @@ def test_unlink(bucket: Bucket) -> None:
 
 
 def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
-    """[S51] A file that is unlinked while it is being written goes on for those who have it open,
-    and nothing of it stays in the bucket.
+    """[S51] A file that is unlinked or replaced while it is open goes on for those who have it
+    open, and nothing of it stays in the bucket; what is not here of it is fetched before, unless
+    that is more than 64 MiB.
     """
     with Mount(bucket, SMALL_PARTS) as mnt:
         for size in (10, 2 * PART):
@@ -377,6 +378,18 @@ def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
                 assert os.pread(file.fileno(), 2 * size, 0) == b"x" * size + b"y" * size
             assert bucket.keys() == []
             assert bucket.uploads() == []
+        content = os.urandom(2 * PART)
+        for name in ("x", "y"):
+            (mnt / name).write_bytes(content)
+        with (mnt / "x").open("rb") as removed, (mnt / "y").open("rb") as replaced:
+            for fd in (removed.fileno(), replaced.fileno()):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            (mnt / "x").unlink()
+            (mnt / "new").write_bytes(b"new")
+            (mnt / "new").rename(mnt / "y")
+            assert removed.read() == replaced.read() == content
+        assert bucket.keys() == ["y"]
+        (mnt / "y").unlink()
         # And the name is free for another file meanwhile.
         with (mnt / "x").open("wb", buffering=0) as first:
             first.write(b"first")
@@ -387,7 +400,9 @@ def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
 
 
 def test_unlink_of_a_file_that_is_being_read(bucket: Bucket) -> None:
-    """[S18] A file that was deleted while it was open gives ESTALE for whatever was not fetched."""
+    """[S18] A file that another client deleted while it was open gives ESTALE for whatever was not
+    fetched.
+    """
     content = os.urandom(2 * PART)
     bucket.put("x", content)
     with (
@@ -395,8 +410,7 @@ def test_unlink_of_a_file_that_is_being_read(bucket: Bucket) -> None:
         (mnt / "x").open("rb", buffering=0) as file,
     ):
         assert os.pread(file.fileno(), 4096, 0) == content[:4096]
-        (mnt / "x").unlink()
-        assert not (mnt / "x").exists()
+        bucket.delete("x")
         with pytest.raises(OSError, match="Stale") as stale:
             os.pread(file.fileno(), 4096, 2 * PART - 4096)
         assert stale.value.errno == errno.ESTALE

@@ -21,8 +21,8 @@ from fuse_s3_worker.failed import report
 from fuse_s3_worker.fs.attributes import Attributes, Overrides
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.directories import DirectoryEntry
-from fuse_s3_worker.fs.files import Opened
 from fuse_s3_worker.fs.filesystem import FileSystem
+from fuse_s3_worker.fs.handles import Opened
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fuse import replies, requests
 from fuse_s3_worker.fuse.abi import (

@@ -25,12 +25,16 @@ class Count(NamedTuple):
         completing: seconds that completing multipart uploads took: the server's work alone.
         fetched: bytes of objects that were sent.
         busy: seconds in which the server had at least one request to answer.
+        received: bytes of all requests, their heads included.
+        sent: bytes of all replies.
     """
 
     operations: dict[str, int]
     completing: float
     fetched: int = 0
     busy: float = 0.0
+    received: int = 0
+    sent: int = 0
 
     @property
     def total(self) -> int:
@@ -41,10 +45,11 @@ class Count(NamedTuple):
 def count(text: str) -> Count:
     """Count the lines of a log."""
     operations: Counter[str] = Counter()
-    completing, fetched = 0.0, 0
+    completing, fetched, received, replied = 0.0, 0, 0, 0
     spans: list[tuple[float, float]] = []
     for line in text.splitlines():
-        method, target, status, sent, _, seconds, source, ended = line.split("\t")
+        method, target, status, sent, asked, seconds, source, ended = line.split("\t")
+        received, replied = received + int(asked), replied + int(sent)
         spans.append((float(ended) - float(seconds), float(ended)))
         name = operation(method, split_target(target), copies=bool(source))
         if name == "CompleteMultipartUpload":
@@ -52,7 +57,8 @@ def count(text: str) -> Count:
         if name == "GetObject":
             fetched += int(sent)
         operations[name if int(status) in _SUCCESS else f"{name} {status}"] += 1
-    return Count(dict(sorted(operations.items())), completing, fetched, _together(spans))
+    named = dict(sorted(operations.items()))
+    return Count(named, completing, fetched, _together(spans), received, replied)
 
 
 def _together(spans: Iterable[tuple[float, float]]) -> float:

@@ -5,7 +5,7 @@ import errno
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from fuse_s3_worker.cache.entries import Entry, Known
@@ -80,17 +80,16 @@ class Core:
 
     # -- what an earlier worker left ------------------------------------------------------------
 
-    def recover(self) -> None:
-        """Begin to store what an earlier worker has not."""
+    def recover(self, on_stored: Callable[[ObjectInfo], None]) -> None:
+        """Begin to store what an earlier worker has not; `on_stored` is told what was."""
         staging = self.writers.staging
         if staging.directory is not None:
             self.recovery = Recovery(staging, staging.directory)
-            self.spawn(self.recovery.run(self._recovered), "recovery_failed", self.nodes.root)
+            self.spawn(self.recovery.run(on_stored), "recovery_failed", self.nodes.root)
 
-    def _recovered(self, info: ObjectInfo) -> None:
-        """Take note of an object that was stored without a node."""
-        directory, slash, name = info.key.rpartition("/")
-        self.metadata.change(directory + slash, name, Entry.file(info))
+    def unsettled(self, key: str) -> bool:
+        """Tell whether something of an earlier worker may be going to be stored as `key`."""
+        return self.recovery is not None and self.recovery.may_store(key)
 
     async def settled(self, key: str) -> None:
         """Wait until nothing of an earlier worker is going to be stored as `key`."""

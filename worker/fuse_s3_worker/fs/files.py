@@ -1,14 +1,15 @@
 """Open files: reading a version, writing a new one, and when it becomes visible."""
 
+import contextlib
 import errno
 import logging
 import os
-from collections.abc import Coroutine, Iterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
 
 from fuse_s3_worker.cache.entries import Entry
-from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.fs.core import Core, Found
+from fuse_s3_worker.fs.handles import WRITING, Handle, Opened, Source, Work, read_slowly
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
@@ -18,36 +19,7 @@ from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
 from fuse_s3_worker.transfer.writer import FileWriter
 
-__all__ = ["Files", "Opened"]
-
-# fcntl.h, as the kernel passes them
-_WRITING = os.O_WRONLY | os.O_RDWR
-
-Work = Coroutine[Any, Any, None]
-
-
-class Handle:
-    """One open file description."""
-
-    __slots__ = ("appends", "node", "opener", "reads", "record", "stream", "writes")
-
-    def __init__(self, node: Node, record: HandleRecord) -> None:
-        flags = record.flags
-        self.node = node
-        self.record = record
-        self.reads = flags & os.O_ACCMODE != os.O_WRONLY
-        self.writes = bool(flags & _WRITING)
-        self.appends = bool(flags & os.O_APPEND)
-        self.stream: ReadStream | None = None
-        self.opener: Opener | None = None
-
-
-class Opened(NamedTuple):
-    """A new handle, and whether the kernel may keep the pages it has of the file."""
-
-    handle: int
-    keep_cache: bool
-    read_only: bool
+__all__ = ["Files"]
 
 
 class Files:
@@ -86,14 +58,17 @@ class Files:
         node.pins += 1
         try:
             await self._core.settled(node.key)
-            truncates = bool(flags & os.O_TRUNC and flags & _WRITING)
+            truncates = bool(flags & os.O_TRUNC)
             reads = flags & os.O_ACCMODE == os.O_RDONLY
             await self._refresh(node, truncates=truncates, reads=reads)
             if not truncates:
                 self._core.check_not_archived(node)
             if truncates:
                 async with self._core.claims.changing(node):
-                    await self._upload(node).truncate(0)
+                    if flags & WRITING:
+                        await self._upload(node).truncate(0)
+                    else:  # whose close tells nothing
+                        await self._truncate(node, 0)
         except BaseException:
             self._core.nodes.unpin(node)
             raise
@@ -104,7 +79,8 @@ class Files:
         core = self._core
         if node.upload is None:
             await core.refresh(node, reads=reads)
-        if truncates and node.upload is None and node.being_read and not node.gone:
+        replaces = truncates and node.upload is None and not node.writers
+        if replaces and node.being_read and not node.gone:
             async with core.claims.changing(node):
                 await core.inodes.flush(node)
             core.nodes.detach(node)  # who reads it goes on with what it was
@@ -138,6 +114,13 @@ class Files:
                 core.inodes.made(node, parent, made)
         else:
             await node.upload.truncate(0)
+        try:
+            if flags & os.O_ACCMODE == os.O_RDONLY and not node.writers:
+                # Nothing will be written by who makes it, so its close tells nothing either.
+                await self._end_writing(node)
+        except BaseException:
+            core.nodes.unpin(node)
+            raise
         return core.found(node), self._opened(node, flags, pid)
 
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
@@ -197,7 +180,7 @@ class Files:
         if upload is not None and upload.readable and (handle.writes or upload.failed is None):
             views = upload.read_nowait(offset, size)
             if views is None:
-                return _read_slowly(upload, unique, offset, size, answer)
+                return read_slowly(upload, unique, offset, size, answer)
             answer.reply(unique, *views)
             return None
         if handle.stream is None:
@@ -210,7 +193,7 @@ class Files:
         if node.info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")
 
-        source = _Source(self, handle, first=node.cached_etag is None)
+        source = Source(self, handle, first=node.cached_etag is None)
         node.cached_etag = node.info.etag
         self._core.recorder.reads(node)
         stream = self._core.readers.open(node.info, answer, source)
@@ -282,7 +265,7 @@ class Files:
             StoreError: storing has failed already.
         """
         node = self.handle(number).node
-        if self._core.claims.held(node):
+        if self._core.claims.held(node) or self._core.unsettled(node.key):
             return 0
         file, offset = self._target(number, offset, mapped=mapped)
         return file.write_nowait(offset, data)
@@ -291,9 +274,21 @@ class Files:
         self, number: int, offset: int, data: memoryview, *, mapped: bool = False
     ) -> None:
         """Take the rest, as memory and the disk allow."""
-        async with self._core.claims.changing(self.handle(number).node):
+        async with self.changing(number):
             file, offset = self._target(number, offset, mapped=mapped)
             await file.write(offset, data)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, *numbers: int) -> AsyncIterator[None]:
+        """Claim open files for a change, which goes on from what an earlier worker left of them.
+
+        A handle may be older than this worker, so that it was not waited for when it was opened.
+        """
+        nodes = {self.handle(number).node for number in numbers}
+        for node in nodes:
+            await self._core.settled(node.key)
+        async with self._core.claims.changing(*nodes):
+            yield
 
     def _target(self, number: int, offset: int, *, mapped: bool) -> tuple[FileWriter, int]:
         file = self.writable(number)
@@ -365,7 +360,7 @@ class Files:
         node.readers -= handle.reads
         node.writers -= handle.writes
         try:
-            if handle.writes:
+            if handle.writes or node.unlinked:
                 async with self._core.claims.changing(node):
                     await self._end_writing(node)
         finally:
@@ -385,7 +380,9 @@ class Files:
             await self.store(node)
 
     async def _end_if_unused(self, node: Node) -> None:
-        if not node.writers and not self.write_back.has(node):
+        # What was removed is nowhere else any more, and who reads it goes on.
+        read = node.unlinked and node.readers
+        if not node.writers and not read and not self.write_back.has(node):
             await self.end_upload(node)
 
     async def store(self, node: Node) -> None:
@@ -394,8 +391,22 @@ class Files:
         if upload is None or not (upload.dirty or upload.failed):
             return
         info = await upload.commit()
-        if info is None or node.parent is None or node.unlinked:
-            return
+        if info is not None and node.parent is not None and not node.unlinked:
+            self._stored(node, node.parent, info)
+
+    def recovered(self, info: ObjectInfo) -> None:
+        """Take note of what an earlier worker left and this one has stored."""
+        core = self._core
+        node = core.nodes.at(info.key)
+        if node is not None and node.parent is not None and node.upload is None:
+            self._stored(node, node.parent, info)
+            if core.kernel is not None:  # which may have asked for its size before
+                core.kernel.invalidate(node.id)
+        else:
+            directory, slash, name = info.key.rpartition("/")
+            core.metadata.change(directory + slash, name, Entry.file(info))
+
+    def _stored(self, node: Node, parent: Node, info: ObjectInfo) -> None:
         node.info = info
         node.cached_etag = info.etag
         self._core.recorder.stored(node)
@@ -403,9 +414,9 @@ class Files:
             if handle.stream is not None:
                 handle.stream.follow(info)
         if node.gone:
-            self._core.metadata.forget(node.parent.key, node.name)
+            self._core.metadata.forget(parent.key, node.name)
         else:
-            self._core.metadata.change(node.parent.key, node.name, Entry.file(info))
+            self._core.metadata.change(parent.key, node.name, Entry.file(info))
 
     async def end_upload(self, node: Node) -> None:
         """Nobody writes any more; what was not stored by now is given up."""
@@ -487,34 +498,3 @@ class Files:
                 await handle.node.upload.close(keep=True)
                 handle.node.upload = None
         await self.write_back.close()
-
-
-class _Source:
-    """What the stream of a handle asks (transfer.readstream.Source)."""
-
-    __slots__ = ("_files", "_first", "_handle")
-
-    def __init__(self, files: Files, handle: Handle, *, first: bool) -> None:
-        self._files = files
-        self._handle = handle
-        self._first = first
-
-    async def reopen(self) -> ObjectInfo:
-        """Return the version of today."""
-        return await self._files.newest(self._handle, first=self._first)
-
-    def outdated(self) -> None:
-        """Take note that the file was replaced or removed."""
-        self._files.outdated(self._handle.node)
-
-
-async def _read_slowly(
-    file: FileWriter, unique: int, offset: int, size: int, answer: Answer
-) -> None:
-    """Answer a READ for which something has to be waited for."""
-    try:
-        data = await file.read(offset, size)
-    except ServeError as error:
-        answer.fail(unique, error)
-    else:
-        answer.reply(unique, data)

@@ -81,7 +81,7 @@ class FileSystem:
         self._core = core = Core(store, metadata, inodes, readers, writers, prefix)
         self.names = Namespace(core)
         self.files = Files(core)
-        self.ranges = Ranges(core, self.files)
+        self.ranges = Ranges(self.files)
         self.directories = Directories(core)
         self.links: Links | None = None
         self.xattrs: Xattrs | None = None
@@ -114,6 +114,8 @@ class FileSystem:
             return None
         if node.parent is None or node.local or node.gone:
             return core.found(node)
+        if core.unsettled(node.key):
+            return None
         known = core.resolver.known(node.parent.key, node.name)
         if known is None or known.entry is None or known.entry.directory != node.is_directory:
             return None
@@ -123,7 +125,9 @@ class FileSystem:
 
     async def getattr(self, node_id: int) -> Found:
         """Describe a node as it is in the bucket."""
-        return await self._core.refresh(self._core.node(node_id))
+        node = self._core.node(node_id)
+        await self._core.settled(node.key)
+        return await self._core.refresh(node)
 
     async def setattr(self, node_id: int, size: int | None, overrides: Overrides | None) -> Found:
         """Set the size of a file, and mode, owner and times."""
@@ -257,7 +261,7 @@ class FileSystem:
     def start(self) -> None:
         """Begin with what was left undone before this mount."""
         core = self._core
-        core.recover()
+        core.recover(self.files.recovered)
         core.spawn(self.renames.trees.resume(), "rename_not_resumed", core.nodes.root)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.inodes import Made
+from fuse_s3_worker.fs.lasting import lasting
 from fuse_s3_worker.fs.names import DIRECTORY_TYPE, can_be_directory
 from fuse_s3_worker.fs.nodes import ROOT_ID, Node
 from fuse_s3_worker.store.types import Body, ObjectInfo
@@ -74,6 +75,8 @@ class Namespace:
         text = core.name(parent, name)
         if (node := core.local(parent, text)) is not None:
             return core.found(node)
+        if core.unsettled(parent.key + text):
+            return None
         known = core.resolver.known(parent.key, text)
         if known is None or not core.inodes.ready(parent.key, text, known.entry):
             return None
@@ -176,16 +179,22 @@ class Namespace:
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
         await core.writers.staging.about_to_change(parent.key + text)
+        async with lasting(core, parent.children.get(text)):
+            await self._delete(parent, text)
+            self._removed(parent, text)
+
+    async def _delete(self, parent: Node, name: str) -> None:
+        """Delete the object of a file; nothing that is written to it will be stored."""
+        node = parent.children.get(name)
         upload = node.upload if node else None
         if upload is not None:
             await upload.discard()
         try:
-            await core.store.delete(parent.key + text)
+            await self._core.store.delete(parent.key + name)
         except ServeError as error:
             if upload is not None:
                 upload.fail(error)  # it stays, and what was written is lost: close(2) tells
             raise
-        self._removed(parent, text)
 
     @keys_stay
     async def rmdir(self, parent_id: int, name: bytes) -> None:

@@ -377,16 +377,17 @@ class Posix:
             if not node.unlinked:
                 raise FileSystemError(errno.ESTALE, f"{node.key!r} is another one by now")
             return
-        inode = inode_of(node, record)
-        headers = encode(inode, record.described.rest)
+        # Somebody may look at the object meanwhile, and learn more of it: as it was before this.
+        inode, described = inode_of(node, record), record.described
+        headers = encode(inode, described.rest)
         if node.is_directory and (node.info is None or not node.info.size):
             info = await self.store.put_in_turn(self._key_of(node), headers)
         elif node.info is not None:
             info = await self.store.set_headers(node.info, headers)
         else:
             return  # it was never stored, and its bytes are lost
-        rest = {name: headers[name] for name in record.described.rest}
-        self.became(node, info, record.described._replace(inode=inode, rest=rest))
+        rest = {name: headers[name] for name in described.rest}
+        self.became(node, info, described._replace(inode=inode, rest=rest))
         self._is_now(node, info)
 
     def _is_now(self, node: Node, info: ObjectInfo) -> None:

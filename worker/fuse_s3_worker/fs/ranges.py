@@ -6,8 +6,8 @@ from enum import IntFlag
 
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import FileSystemError, ServeError
-from fuse_s3_worker.fs.core import Core
-from fuse_s3_worker.fs.files import Files, Handle
+from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.handles import Handle
 from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.writer import FileWriter
 
@@ -38,8 +38,7 @@ _ZEROES = frozenset(
 class Ranges:
     """What programs do to ranges."""
 
-    def __init__(self, core: Core, files: Files) -> None:
-        self._core = core
+    def __init__(self, files: Files) -> None:
         self._files = files
 
     def lseek(self, number: int, offset: int, whence: int) -> int:
@@ -64,7 +63,7 @@ class Ranges:
         Raises:
             FileSystemError: EOPNOTSUPP, another mode.
         """
-        async with self._core.claims.changing(self._files.handle(number).node):
+        async with self._files.changing(number):
             await self._fallocate(self._files.writable(number), offset, offset + length, mode)
 
     async def _fallocate(self, file: FileWriter, offset: int, end: int, mode: int) -> None:
@@ -94,8 +93,7 @@ class Ranges:
         handle = self._files.handle(source)
         if not handle.reads:
             raise FileSystemError(errno.EBADF, "not open for reading")
-        nodes = {handle.node, self._files.handle(target).node}
-        async with self._core.claims.changing(*nodes):
+        async with self._files.changing(source, target):
             to = self._files.writable(target)
             return await self._copy_all(handle, source_offset, to, target_offset, length)
 

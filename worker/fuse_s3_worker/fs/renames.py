@@ -17,6 +17,7 @@ from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.files import Files
+from fuse_s3_worker.fs.lasting import lasting
 from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.fs.namespace import Namespace
 from fuse_s3_worker.fs.nodes import Node
@@ -118,7 +119,8 @@ class Renames:
             if node.is_directory:
                 await self.trees.move(move)
             else:
-                await self._move_file(move)
+                async with lasting(self._core, there):
+                    await self._move_file(move)
             await self._settle_replaced(there)
         self._names.keep(move.source.parent)
 

@@ -76,6 +76,10 @@ class Recovery:
         self.stored = 0
         self.kept = 0
 
+    def may_store(self, key: str) -> bool:
+        """Tell whether something may be left of `key` that is going to be stored."""
+        return not self._found.is_set() or key in self.keys
+
     async def wait_for(self, key: str) -> None:
         """Wait until what is left of `key`, if anything, is stored or kept for good."""
         await self._found.wait()

@@ -276,6 +276,24 @@ class StagedFile:
                 at = extent.end
             self._staging.give_back(key, self)
 
+    async def take(self, limit: int) -> None:
+        """The object is about to be removed: have all that the file is made of here.
+
+        Raises:
+            FileSystemError: EFBIG, more than `limit` bytes are missing; or there is no room.
+            StoreError: they cannot be fetched.
+        """
+        async with self._turn:
+            missing = sum(extent.size for extent in self._known.extents.missing(0, self.size))
+            if missing > limit:
+                raise FileSystemError(errno.EFBIG, f"{missing} bytes would have to be fetched")
+            at = 0
+            while at < self.size:
+                extent = self._known.extents.between(at, at + _PIECE)[0]
+                if extent.source is not None:
+                    await self._take(extent, await self._staged())
+                at = extent.end
+
     async def _take(self, extent: Extent, stage: Stage) -> None:
         """Make bytes of an object bytes of our own."""
         view = memoryview(bytearray(extent.size))

@@ -311,6 +311,19 @@ class FileWriter:
                 return False
         return isinstance(self._file, StagedFile) and await self._file.defer()
 
+    async def take(self, limit: int) -> None:
+        """The object is about to be removed: have all that the file is made of here.
+
+        Raises:
+            FileSystemError: EFBIG, that is more than `limit` bytes; or there is no room.
+            StoreError: it cannot be fetched.
+        """
+        if self._file is None:
+            self._file = self._new_stage()
+        await self._stage_if_possible()
+        if isinstance(self._file, StagedFile):
+            await self._file.take(limit)
+
     async def carry(self) -> None:
         """What the object is to carry has changed: have it survive, if the file was closed."""
         if isinstance(self._file, StagedFile):
@@ -319,14 +332,17 @@ class FileWriter:
     async def discard(self) -> None:
         """The file was unlinked: what is here stays as long as it is open, and is not stored."""
         self._discarding = True
+        await self._stage_if_possible()
+        if self._file is not None:
+            await self._file.discard()
+
+    async def _stage_if_possible(self) -> None:
         file = self._file
         if isinstance(file, Upload) and file.can_be_staged:
             try:
                 await self._promote(file)
             except ServeError as error:
                 event(_log, logging.INFO, "not_staged", {"key": self._key, "reason": error})
-        if self._file is not None:
-            await self._file.discard()
 
     def fail(self, error: ServeError) -> None:
         """Have everybody be told that what was written is lost."""
