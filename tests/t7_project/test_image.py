@@ -1,4 +1,4 @@
-"""`fuse-s3 install --root DIR`: an image gets what this system has, and nothing leaves the image."""
+"""`fuse-s3 install --root DIR`: an image gets what this system has, nothing leaves the image."""
 
 import filecmp
 import os
