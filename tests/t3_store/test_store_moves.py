@@ -275,9 +275,11 @@ def test_objects_are_stored_like_another() -> None:
         await store.create_multipart("k")
 
     name = "InitiateMultipartUploadResult"
-    begun = reply(200, f"<{name}><UploadId>u</UploadId></{name}>".encode())
+    done = {"x_amz_server_side_encryption": "AES256"}
+    begun = reply(200, f"<{name}><UploadId>u</UploadId></{name}>".encode(), **done)
+    stored = reply(200, etag=ETAG, date=DATE, **done)
     options = "storage_class=ONEZONE_IA,sse=AES256"
-    result, requests = asked(act, [reply(200, etag=ETAG, date=DATE), begun, begun], options)
+    result, requests = asked(act, [stored, begun, begun], options)
     assert result is None
     for request in requests[:2]:
         assert like.items() - STANDARD.items() <= request.headers.items()

@@ -401,4 +401,4 @@ def test_a_device_that_libfuse_cannot_use_ends_the_session(
 
     loops.run(main())
     events = [record.getMessage().split()[0] for record in caplog.records]
-    assert events == ["device_failed", "handover_given_up"]
+    assert events == ["device_failed", "failed", "handover_given_up"]
