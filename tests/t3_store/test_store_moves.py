@@ -275,9 +275,9 @@ def test_objects_are_stored_like_another() -> None:
         await store.create_multipart("k")
 
     name = "InitiateMultipartUploadResult"
-    done = {"x_amz_server_side_encryption": "AES256"}
-    begun = reply(200, f"<{name}><UploadId>u</UploadId></{name}>".encode(), **done)
-    stored = reply(200, etag=ETAG, date=DATE, **done)
+    document = f"<{name}><UploadId>u</UploadId></{name}>".encode()
+    begun = reply(200, document, x_amz_server_side_encryption="AES256")
+    stored = reply(200, etag=ETAG, date=DATE, x_amz_server_side_encryption="AES256")
     options = "storage_class=ONEZONE_IA,sse=AES256"
     result, requests = asked(act, [stored, begun, begun], options)
     assert result is None

@@ -387,6 +387,7 @@ def test_a_device_that_libfuse_cannot_use_ends_the_session(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Before INIT, too, when somebody waits for that."""
+    caplog.set_level(logging.INFO, "fuse_s3_worker")
     library.load()
 
     async def main() -> None:
