@@ -225,7 +225,7 @@ def runs_as(process: Path, uid: int) -> bool:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("install", "uninstall"))
+    parser.add_argument("action", choices=("install", "uninstall", "runtime"))
     parser.add_argument("--prefix", default="/usr")
     parser.add_argument("--sbindir", default="/sbin")
     parser.add_argument("--destdir", default="")
@@ -234,7 +234,10 @@ def main() -> int:
     if not arguments.destdir and os.geteuid() != 0:
         print("installing into the system needs root; DESTDIR= stages it elsewhere")
         return 1
-    {"install": install, "uninstall": uninstall}[arguments.action](layout)
+    if arguments.action == "runtime":
+        make_runtime()
+    else:
+        {"install": install, "uninstall": uninstall}[arguments.action](layout)
     return 0
 
 

@@ -4,10 +4,10 @@ import contextlib
 import fcntl
 import hashlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from install import make_runtime
 from support.process import ROOT
 
 __all__ = ["installed"]
@@ -33,12 +33,16 @@ def installed() -> Iterator[None]:
         if not was_there or not _STAMP.exists() or _STAMP.read_text() != stamp:
             _make("install")
             _STAMP.write_text(stamp)
-        make_runtime()  # gone with the last boot, while the rest stays
+        _make_runtime()  # gone with the last boot, while the rest stays
         try:
             yield
         finally:
             if not was_there:
                 _make("uninstall")
+
+
+def _make_runtime() -> None:
+    subprocess.run([sys.executable, ROOT / "tools/install.py", "runtime"], check=True)
 
 
 def _fingerprint() -> str:

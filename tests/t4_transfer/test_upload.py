@@ -319,9 +319,10 @@ def test_what_fits_into_one_part_is_fetched_and_not_copied_while_it_is_written(s
         async with writing() as w:
             upload = w.begin(w.base(pattern(size)))
             await append(upload, b"more")
-            assert w.requests == []
+            assert w.requests == ["GetObject"]
             await upload.commit()
             assert w.stored() == pattern(size) + b"more"
+            assert "UploadPartCopy" not in w.requests
 
     run(body())
 
@@ -334,6 +335,37 @@ async def test_a_small_object_may_grow_into_a_large_one() -> None:
         await upload.commit()
         assert w.stored() == pattern(1000) + pattern(2 * PART, seed=2)
         assert "UploadPartCopy" not in w.requests
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000])
+def test_however_much_follows_a_small_object_it_is_sent_and_not_staged(size: int) -> None:
+    """A shell redirection stores an empty file first, when it closes the descriptor it has."""
+
+    async def body() -> None:
+        async with writing() as w:
+            upload = w.begin(w.base(pattern(size)))
+            for number in range(20):
+                await append(upload, pattern(PART, seed=number))
+            assert w.staging._memory.used == 0
+            await upload.commit()
+            expected = b"".join(pattern(PART, seed=number) for number in range(20))
+            assert w.stored() == pattern(size) + expected
+
+    run(body())
+
+
+@on_loop()
+async def test_what_another_client_stored_is_not_replaced_by_what_follows_a_small_one() -> None:
+    async with writing() as w:
+        for size in (0, 10):
+            upload = w.begin(w.base(pattern(size)))
+            await append(upload, b"more")
+            w.store.write(KEY, b"theirs")
+            with pytest.raises(StoreError) as refused:
+                await upload.commit()
+            assert refused.value.fault is Fault.CHANGED
+            assert w.stored() == b"theirs"
+            await upload.close()
 
 
 @on_loop()

@@ -320,10 +320,10 @@ async def test_writing_on_a_version_that_was_replaced_is_refused() -> None:
         assert await t.read(handle) == b"old"
         t.store.write("file", b"newer")
         await t.walk("file")
-        await t.write(handle, 3, b"er")
         with pytest.raises(StoreError) as stale:
-            await t.close(handle)
+            await t.write(handle, 3, b"er")
         assert stale.value.errno == errno.ESTALE
+        await t.close(handle)
         assert t.store.read("file") == b"newer"
 
 

@@ -292,7 +292,7 @@ def test_limit(bucket: Bucket, proxy: Proxy) -> None:
             (mnt / "d").rename(mnt / "e")
         assert refused.value.errno == errno.EXDEV
         succeed("mv", mnt / "d", mnt / "e")
-        assert proxy.counts()["CopyObject"] == 0
+        assert proxy.counts()["DeleteObjects"] == 0
         (mnt / "e/5").unlink()
         (mnt / "e/4").unlink()
         (mnt / "e").rename(mnt / "f")

@@ -134,7 +134,9 @@ class FileSystem:
         core = self._core
         node = core.node(node_id)
         if not node.is_directory and node.info is None:
-            await core.refresh(node)  # a predecessor's node: what it has is not known yet
+            # A predecessor's node: what it has is not known yet, or still to be stored.
+            await core.settled(node.key)
+            await core.refresh(node)
         if size is not None:
             await self.files.truncate(node, size)
         if overrides is not None:

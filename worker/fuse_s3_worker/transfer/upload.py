@@ -62,9 +62,12 @@ class Upload:
         key: str,
         base: ObjectInfo | None = None,
         on_pressure: Callable[["Upload"], None] | None = None,
+        *,
+        copies: bool = True,
     ) -> None:
         """Begin a file, or go on with the object `base` at its end.
 
+        The store copies what there is; unless `copies`, see `begin_with_base`.
         `on_pressure` is told when what is read back has to go from memory.
         """
         self._uploads = uploads
@@ -91,7 +94,8 @@ class Upload:
         self._parts: list[asyncio.Task[PartResult]] = []
         self._sent: list[PartBuffer] = []  # in the order of the file, while they are kept
         uploads.pool.add_reclaimer(self, self._reclaim)
-        if base is not None:
+        self._copies_base = copies
+        if base is not None and copies:
             self._copy_base(base)
 
     @property
@@ -297,6 +301,21 @@ class Upload:
         except StoreError as error:
             raise of_a_version(error) from error
 
+    async def begin_with_base(self) -> None:
+        """Have the bytes of the base, which is too small to be copied, as the first ones here.
+
+        Raises:
+            ServeError: they cannot be had.
+        """
+        base = self.base
+        async with self._turn:
+            if base is not None and base.size:
+                await self._reserve(base.size)
+                data = memoryview(bytearray(base.size))
+                await self._fetch(base, 0, data)
+                self._buffer.write(0, data)
+            self._part_start = 0
+
     # -- memory ---------------------------------------------------------------------------------
 
     def _reclaim(self) -> int:
@@ -390,7 +409,7 @@ class Upload:
 
     async def _put_whole(self) -> ObjectInfo:
         body = Body(self._buffer.pieces() if self._buffer.size else (), self._buffer.size)
-        return await self._store.put(self.key, body)
+        return await self._store.put(self.key, body, replaces=self.base)
 
     async def _complete(self) -> ObjectInfo:
         if self._buffer.size:
@@ -464,7 +483,7 @@ class Upload:
         """Return bytes; EBUSY if they are on their way and not here any more."""
         end = min(offset + size, self.size)
         buffer, at = memoryview(bytearray(end - offset)), offset
-        if self.base is not None and at < self.base.size:
+        if self.base is not None and self._copies_base and at < self.base.size:
             at = min(end, self.base.size)
             await self._fetch(self.base, offset, buffer[: at - offset])
         views = self.read_nowait(at, end - at)

@@ -137,8 +137,8 @@ class FileWriter:
 
     # -- going over -----------------------------------------------------------------------------
 
-    def _upload(self, base: ObjectInfo | None) -> Upload:
-        upload = Upload(self._writers.uploads, self._key, base, self._spill)
+    def _upload(self, base: ObjectInfo | None, *, copies: bool = True) -> Upload:
+        upload = Upload(self._writers.uploads, self._key, base, self._spill, copies=copies)
         upload.read_back = self._read_back and self._writers.staging.directory is not None
         return upload
 
@@ -146,27 +146,44 @@ class FileWriter:
         known = Description.of(self._key, base, self._seen)
         return StagedFile(self._writers.staging, known, unlinked=self._discarding)
 
-    def _begin(self, offset: int | None) -> Upload | StagedFile:
+    async def _begin(self, offset: int | None) -> Upload | StagedFile:
         """Return what takes the first change: at `offset`, or of another kind."""
-        if self._file is None:
-            base, uploads = self._base, self._writers.uploads
+        base, uploads = self._base, self._writers.uploads
+        if self._file is None and base and offset == base.size and not self._discarding:
             small = max(uploads.first_part, uploads.limits.part_min)  # is not copied in parts
-            large = base is not None and base.size > small
-            goes_on = large and offset == self.size and uploads.store.copies_from(self._key)
-            self._file = (
-                self._upload(base) if goes_on and not self._discarding else self._new_stage()
-            )
+            if base.size <= small:
+                await self._go_on_from(base)
+            elif uploads.store.copies_from(self._key):
+                self._file = self._upload(base)
+        if self._file is None:
+            self._file = self._staged(base)
         return self._file
 
-    def _new_stage(self) -> StagedFile:
-        return self._staged(self._base)
+    async def _go_on_from(self, base: ObjectInfo) -> None:
+        """Begin with the bytes of a small object: however much follows, it can be sent."""
+        async with self._promoting:
+            if self._begun():
+                return
+            upload = self._upload(base, copies=False)
+            try:
+                await upload.begin_with_base()
+            except BaseException:
+                await upload.close()
+                raise
+            if self._begun():  # somebody wants more than order, and has a stage by now
+                await upload.close()
+            else:
+                self._file = upload
+
+    def _begun(self) -> bool:
+        return self._file is not None
 
     async def _do(
         self, deed: Callable[[Upload | StagedFile], Awaitable[_T]], offset: int | None = None
     ) -> _T:
         """Do something to the file, in a stage if it can be done in no other way."""
         while True:
-            file = self._begin(offset)
+            file = await self._begin(offset)
             try:
                 return await deed(file)
             except NeedsStagingError:
@@ -179,7 +196,7 @@ class FileWriter:
             FileSystemError: EOPNOTSUPP, some of the file was sent and is not here any more.
         """
         while True:
-            file = self._begin(None)
+            file = await self._begin(None)
             if isinstance(file, StagedFile):
                 return await deed(file)
             await self._promote(file)
@@ -319,7 +336,7 @@ class FileWriter:
             StoreError: it cannot be fetched.
         """
         if self._file is None:
-            self._file = self._new_stage()
+            self._file = self._staged(self._base)
         await self._stage_if_possible()
         if isinstance(self._file, StagedFile):
             await self._file.take(limit)
@@ -392,7 +409,8 @@ class FileWriter:
         elif isinstance(self._file, StagedFile):
             await self._file.retarget(key, base)
         else:
-            self._file.key = key
+            before = self._file.base
+            self._file.key, self._file.base = key, base or (before and before._replace(key=key))
 
     async def close(self, *, keep: bool = False) -> None:
         """Let go; what was not committed is given up, unless `keep` and it can be kept."""
