@@ -110,6 +110,12 @@ class PartBuffer:
             yield self._blocks[index].view[at : at + take]
             start += take
 
+    def pieces_from(self, start: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield all bytes with their places in the file, in which they begin at `start`."""
+        for view in self.views(0, self.size):
+            yield start, view
+            start += len(view)
+
     def pieces(self) -> list[Buffer]:
         """Return all bytes for a request's body; they must not change until it is done."""
         if self._blocks:

@@ -15,7 +15,7 @@ from fuse_s3_worker.store.types import ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.extents import Extent, ExtentMap
 
-__all__ = ["Loading", "ViewSink", "of_a_version"]
+__all__ = ["Loading", "ViewSink", "fetch_version", "of_a_version"]
 
 _GRAIN = 64 * KIB  # a random read brings so much around it
 _CHUNK = 4 * MIB  # bytes of one request when several go side by side
@@ -171,3 +171,18 @@ def of_a_version(error: StoreError) -> StoreError:
         code=error.code,
         request_id=error.request_id,
     )
+
+
+async def fetch_version(
+    store: ObjectStore, version: ObjectInfo, start: int, into: memoryview
+) -> None:
+    """Fetch bytes of a version, from `start` on.
+
+    Raises:
+        StoreError: they cannot be had; CHANGED, there is no such version any more.
+    """
+    end = start + len(into)
+    try:
+        await store.get_range(version.key, version.etag, start, end, ViewSink(into))
+    except StoreError as error:
+        raise of_a_version(error) from error

@@ -27,6 +27,7 @@ __all__ = [
     "TooManyPartsError",
     "Traffic",
     "changed_runs",
+    "copies_of",
     "extra_max",
     "plan",
     "traffic",
@@ -131,6 +132,13 @@ def plan(extents: Sequence[Extent], limits: Limits, can_copy: CanCopy, *, in_pla
     if size <= limits.send and all(isinstance(part, Sent) for part in parts):
         return PutPlan(size)
     return PartsPlan(parts)
+
+
+def copies_of(base: ObjectInfo, limits: Limits) -> list[Copied]:
+    """Return the parts that an object is copied in, so that more can follow it."""
+    made = plan([Extent(0, base.size, base)], limits, lambda _: True, in_place=True)
+    parts = made.parts if isinstance(made, PartsPlan) else ()
+    return [part for part in parts if isinstance(part, Copied)]
 
 
 def _whole_source(extents: Sequence[Extent], size: int) -> ObjectInfo | None:

@@ -22,10 +22,9 @@ from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartRe
 from fuse_s3_worker.transfer.assembly import NO_COPY
 from fuse_s3_worker.transfer.blocks import BLOCK
 from fuse_s3_worker.transfer.buffer import PartBuffer
-from fuse_s3_worker.transfer.extents import Extent
-from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
+from fuse_s3_worker.transfer.loading import fetch_version, of_a_version
 from fuse_s3_worker.transfer.partsize import PART_MIN, PARTS_MAX, part_size
-from fuse_s3_worker.transfer.planner import Copied, PartsPlan, plan
+from fuse_s3_worker.transfer.planner import Copied, copies_of
 from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.uploads import Uploads
 from fuse_s3_worker.transfer.writable import (
@@ -288,11 +287,9 @@ class Upload:
     def _copy_base(self, base: ObjectInfo) -> None:
         """Make the object that the file goes on from its first parts."""
         limits = self._uploads.limits._replace(parts_max=PARTS_MAX // 2)
-        made = plan([Extent(0, base.size, base)], limits, lambda _: True, in_place=True)
-        for part in made.parts if isinstance(made, PartsPlan) else ():
-            if isinstance(part, Copied):
-                number = len(self._parts) + 1
-                self._add_part(asyncio.create_task(self._copy(number, part)))
+        for part in copies_of(base, limits):
+            number = len(self._parts) + 1
+            self._add_part(asyncio.create_task(self._copy(number, part)))
 
     async def _copy(self, number: int, part: Copied) -> PartResult:
         upload = await self._begin_multipart()
@@ -312,7 +309,7 @@ class Upload:
             if base is not None and base.size:
                 await self._reserve(base.size)
                 data = memoryview(bytearray(base.size))
-                await self._fetch(base, 0, data)
+                await fetch_version(self._store, base, 0, data)
                 self._buffer.write(0, data)
             self._part_start = 0
 
@@ -360,7 +357,8 @@ class Upload:
                 raise self.failed or FileSystemError(errno.EOPNOTSUPP, f"{self.key!r} was sent")
             try:
                 for start, buffer in list(self._here()):
-                    await _move(buffer, start, file)
+                    for at, view in buffer.pieces_from(start):
+                        await file.write(at, view)
                     self._free_if_sent(buffer)
             except BaseException:
                 self.forget_sent()
@@ -485,7 +483,7 @@ class Upload:
         buffer, at = memoryview(bytearray(end - offset)), offset
         if self.base is not None and self._copies_base and at < self.base.size:
             at = min(end, self.base.size)
-            await self._fetch(self.base, offset, buffer[: at - offset])
+            await fetch_version(self._store, self.base, offset, buffer[: at - offset])
         views = self.read_nowait(at, end - at)
         if views is None:
             raise FileSystemError(
@@ -498,20 +496,6 @@ class Upload:
             buffer[at - offset : at - offset + len(view)] = view
             at += len(view)
         return buffer
-
-    async def _fetch(self, base: ObjectInfo, start: int, buffer: memoryview) -> None:
-        end = start + len(buffer)
-        try:
-            await self._store.get_range(base.key, base.etag, start, end, ViewSink(buffer))
-        except StoreError as error:
-            raise of_a_version(error) from error
-
-
-async def _move(buffer: PartBuffer, start: int, file: StagedFile) -> None:
-    """Write a part into a stage."""
-    for view in buffer.views(0, buffer.size):
-        await file.write(start, view)
-        start += len(view)
 
 
 def _conforms(file: Upload) -> WritableFile:
