@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from fuse_s3_worker.config.units import KIB, MIB
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
-from fuse_s3_worker.store.types import ObjectStore
+from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.extents import Extent, ExtentMap
 

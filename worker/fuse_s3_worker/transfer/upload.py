@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartResult
+from fuse_s3_worker.transfer import writable
 from fuse_s3_worker.transfer.assembly import NO_COPY
 from fuse_s3_worker.transfer.blocks import BLOCK
 from fuse_s3_worker.transfer.buffer import PartBuffer
@@ -27,12 +28,7 @@ from fuse_s3_worker.transfer.partsize import PART_MIN, PARTS_MAX, part_size
 from fuse_s3_worker.transfer.planner import Copied, copies_of
 from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.uploads import Uploads
-from fuse_s3_worker.transfer.writable import (
-    NeedsStagingError,
-    WritableFile,
-    as_serve_error,
-    check_size,
-)
+from fuse_s3_worker.transfer.writable import NeedsStagingError, as_serve_error, check_size
 
 __all__ = ["Upload"]
 
@@ -498,6 +494,6 @@ class Upload:
         return buffer
 
 
-def _conforms(file: Upload) -> WritableFile:
+def _conforms(file: Upload) -> writable.WritableFile:
     """Have the type checker hold this class against the protocol."""
     return file
