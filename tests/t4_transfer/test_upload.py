@@ -355,6 +355,18 @@ def test_however_much_follows_a_small_object_it_is_sent_and_not_staged(size: int
 
 
 @on_loop()
+async def test_what_was_cut_of_a_small_object_does_not_come_back_with_a_stage() -> None:
+    async with writing() as w:
+        upload = w.begin(w.base(b"ab"))
+        await append(upload, b"c")
+        await upload.truncate(1)
+        await upload.zero(0, 1)
+        assert upload.size == 1
+        await upload.commit()
+        assert w.stored() == b"\0"
+
+
+@on_loop()
 async def test_what_another_client_stored_is_not_replaced_by_what_follows_a_small_one() -> None:
     async with writing() as w:
         for size in (0, 10):

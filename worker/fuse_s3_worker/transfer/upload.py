@@ -356,6 +356,7 @@ class Upload:
                     for at, view in buffer.pieces_from(start):
                         await file.write(at, view)
                     self._free_if_sent(buffer)
+                await file.truncate(self.size)  # a small base may have been cut
             except BaseException:
                 self.forget_sent()
                 raise
