@@ -159,6 +159,18 @@ class Bucket:
         reply = self.client.list_multipart_uploads(Bucket=self.name)
         return [str(upload["Key"]) for upload in reply.get("Uploads", [])]
 
+    def parts(self) -> list[int]:
+        """Return how many parts each of these has."""
+        reply = self.client.list_multipart_uploads(Bucket=self.name)
+        return [
+            len(
+                self.client.list_parts(
+                    Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"]
+                ).get("Parts", [])
+            )
+            for upload in reply.get("Uploads", [])
+        ]
+
     def put_many(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """Store objects, several at a time."""
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:

@@ -26,7 +26,7 @@ from support.s3 import Bucket
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product"), pytest.mark.one_store]
 
 # Who was writing is told, and what cannot be stored by itself is left for people to look at.
-TOLD = ("request_failed op=[A-Z0-9]+ .*errno=E(IO|STALE)",)
+TOLD = ("request_failed op=[A-Z0-9]+ .*errno=E(IO|STALE)", "staged_conflict key=")
 LOSS = re.compile(rf"OSError: \[Errno ({errno.EIO}|{errno.ESTALE})\]")
 KILLS_PER_MOUNT = 5
 
@@ -40,6 +40,25 @@ def cache(public: Path) -> Path:
     assert user
     shutil.chown(path, user, user)
     return path
+
+
+def _is_settled(path: Path) -> bool:
+    """Wait for what an earlier worker left of a file; tell whether all was stored.
+
+    As long as the program that was told of a loss is not gone for the kernel, others are told, too.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.ESTALE}:
+                raise
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    return True
 
 
 class Rounds:
@@ -83,10 +102,7 @@ class Rounds:
     def _recover(self, mount: Mount) -> None:
         """See what has become of the files, when what was closed of each is stored."""
         for name in FILES:
-            with contextlib.suppress(FileNotFoundError):
-                fd = os.open(mount / name, os.O_RDWR)  # which waits for what an earlier one left
-                os.fsync(fd)
-                os.close(fd)
+            wait_until(lambda name=name: _is_settled(mount / name), f"{name} is settled")
         for name, progress in read_journal(self._journal).items():
             content = self.bucket.get(name) if self.bucket.has(name) else b""
             self._check(name, content, max(progress.synced, progress.closed), progress.begun)

@@ -71,7 +71,8 @@ def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
         files = {name: (mnt / name).open("wb", buffering=0) for name in ("old", "b", "c", "d")}
         for file in files.values():
             file.write(b"x" * (2 * PART + 1))
-        wait_until(lambda: len(bucket.uploads()) == len(files), "uploads under way")
+        # A part tells that the worker has heard the upload's name, and so its successor.
+        wait_until(lambda: len([n for n in bucket.parts() if n]) == len(files), "parts")
         kill(mnt)
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             files["old"].write(b"y")
