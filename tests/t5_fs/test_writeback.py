@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.fs.nodes import Node
+from fuse_s3_worker.fs.recording import HandleRecord, NothingRecorded
+from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.journal import State
 from fuse_s3_worker.transfer.recovery import what_is_left
 from support.gatedstore import GatedStore, unreachable
 from support.posixtree import PosixTree
 from support.tree import Tree
-from support.virtualtime import run, settle
+from support.virtualtime import on_loop, run, settle
 
 SECONDS = 10.0
 QUIET = 2.0  # seconds after which what was put off by a moment is done
@@ -153,3 +156,37 @@ async def _killed() -> None:
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await settle()
+
+
+class Told(NothingRecorded):
+    """Keeps what a successor would have to know of changes."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def opened(self, handle: HandleRecord, version: ObjectInfo | None) -> None:
+        self.events.append("opened")
+
+    def released(self, number: int) -> None:
+        self.events.append("released")
+
+    def changes(self, node: Node) -> None:
+        self.events.append("changes")
+
+
+@on_loop()
+async def test_a_successor_is_told_that_a_file_that_is_opened_again_was_not_stored(
+    tmp_path: Path,
+) -> None:
+    """Otherwise it would go on from what the bucket has, without what was closed."""
+    async with mounted(tmp_path) as t:
+        t.store.write("file", b"12345")
+        told = Told()
+        t.fs.record(told)
+        handle = await t.open("file", os.O_WRONLY)
+        await t.write(handle, 1, b"x")
+        await t.close(handle)
+        assert t.store.read("file") == b"12345"
+        handle = await t.open("file", os.O_WRONLY)
+        assert told.events == ["opened", "changes", "released", "opened", "changes"]
+        await t.close(handle)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ class Rounds:
     def _recover(self, mount: Mount) -> None:
         """See what has become of the files, when what was closed of each is stored."""
         for name in FILES:
-            wait_until(lambda name=name: _is_settled(mount / name), f"{name} is settled")
+            wait_until(partial(_is_settled, mount / name), f"{name} is settled")
         for name, progress in read_journal(self._journal).items():
             content = self.bucket.get(name) if self.bucket.has(name) else b""
             self._check(name, content, max(progress.synced, progress.closed), progress.begun)

@@ -126,16 +126,16 @@ class Files:
     def _opened(self, node: Node, flags: int, pid: int) -> Opened:
         handle = self._add(node, HandleRecord(self.next_number, node.id, flags, pid))
         self._core.recorder.opened(handle.record, node.info)
+        if node.changed:  # by a handle that is closed, and nobody has asked for since
+            self._core.recorder.changes(node)
         if handle.reads and node.upload is not None:
             node.upload.expect_reads()
         etag = node.info.etag if node.info and node.upload is None else None
         if etag is not None and node.info is not None and not handle.writes:
             self._core.beginnings.opened(node.info)
-        kept = etag is not None and etag == node.cached_etag
-        if not kept:
+        if not (kept := etag is not None and etag == node.cached_etag):
             node.cached_etag = None  # the kernel drops its pages when it sees that
-        late = handle.writes or self._core.inodes.late
-        return Opened(handle.record.number, kept, not late)
+        return Opened(handle.record.number, kept, not (handle.writes or self._core.inodes.late))
 
     def _add(self, node: Node, record: HandleRecord) -> Handle:
         handle = Handle(node, record)
