@@ -188,5 +188,5 @@ async def test_a_successor_is_told_that_a_file_that_is_opened_again_was_not_stor
         await t.close(handle)
         assert t.store.read("file") == b"12345"
         handle = await t.open("file", os.O_WRONLY)
-        assert told.events == ["opened", "changes", "released", "opened", "changes"]
+        assert told.events[-3:] == ["released", "opened", "changes"]
         await t.close(handle)

@@ -28,7 +28,9 @@ pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product"), pytest.mark
 
 # Who was writing is told, and what cannot be stored by itself is left for people to look at.
 TOLD = ("request_failed op=[A-Z0-9]+ .*errno=E(IO|STALE)", "staged_conflict key=")
-LOSS = re.compile(rf"OSError: \[Errno ({errno.EIO}|{errno.ESTALE})\]")
+# A rename whose worker died before it could say that it was done is asked for again, and gives
+# ENOENT then.
+LOSS = re.compile(rf"\w+Error: \[Errno ({errno.EIO}|{errno.ESTALE}|{errno.ENOENT})\]")
 KILLS_PER_MOUNT = 5
 
 
