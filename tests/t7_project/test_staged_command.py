@@ -180,7 +180,7 @@ def test_the_worker_runs_as_the_owner(cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_nothing_is_known_of_cannot_be_reached() -> None:
-    with pytest.raises(CommandError, match=r"mount it with cache=/c|only root"):
+    with pytest.raises(CommandError, match=r"mount it with cache=/c|only root|make install"):
         caches.run_errand("upload", [one(spec="")])
 
 
