@@ -11,8 +11,8 @@ from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.namespace import Namespace, keys_stay
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.posix import Posix
-from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.posix.headers import Described, encode
+from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.types import Body, ObjectInfo
 
 __all__ = ["Links"]
@@ -100,10 +100,11 @@ class Links:
 
     async def _fetch(self, info: ObjectInfo) -> bytes:
         self._core.check_not_archived_info(info)
-        sink = _Target(info.size)
+        target = bytearray(info.size)
         if info.size:
+            sink = ViewSink(memoryview(target))
             await self._core.store.get_range(info.key, info.etag, 0, info.size, sink)
-        return bytes(sink.memory)
+        return bytes(target)
 
 
 def _checked(target: bytes, node: Node) -> bytes:
@@ -113,24 +114,3 @@ def _checked(target: bytes, node: Node) -> bytes:
     if len(target) > _TARGET_MAX:
         raise FileSystemError(errno.ENAMETOOLONG, f"{node.key!r} leads too far", logging.WARNING)
     return target
-
-
-class _Target:
-    """Takes the body of a link (store.types.RangeSink)."""
-
-    def __init__(self, size: int) -> None:
-        self.memory = memoryview(bytearray(size))
-        self.filled = 0
-
-    def begin(self, head: ReplyHead) -> bool:
-        """Take it."""
-        del head
-        return True
-
-    def buffer(self) -> memoryview:
-        """Return where the next bytes go."""
-        return self.memory[self.filled :]
-
-    def advance(self, count: int) -> None:
-        """Count bytes that arrived."""
-        self.filled += count

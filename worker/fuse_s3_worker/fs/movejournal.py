@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from fuse_s3_worker.fs.moveplan import Plan
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo
+from fuse_s3_worker.transfer.stagedir import write_all
 
 __all__ = ["Journal", "Journals", "Unfinished"]
 
@@ -97,7 +98,7 @@ class Journal:
             return
         try:
             for record in records():
-                _write_all(self._fd, self._line(record))
+                write_all(self._fd, self._line(record))
             if sync:
                 os.fsync(self._fd)
         except OSError as error:
@@ -124,11 +125,6 @@ class Journal:
         with contextlib.suppress(OSError):
             self.path.unlink()
         self.close()
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 class Journals:

@@ -9,7 +9,7 @@ from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.store.types import RangeSink
 
-__all__ = ["BeginningReceiver", "RangeReceiver"]
+__all__ = ["BeginningReceiver", "RangeReceiver", "ViewSink"]
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
 _OK, _PARTIAL = 200, 206
@@ -104,3 +104,28 @@ def _whole_size(head: ReplyHead) -> int:
     if not match or match[1] != "0" or int(match[2]) + 1 != head.content_length:
         return 0
     return int(match[3]) if match[3].isdecimal() else 0
+
+
+class ViewSink:
+    """Memory for a range, in one piece or several (store.types.RangeSink)."""
+
+    def __init__(self, *views: memoryview) -> None:
+        self._views = [view for view in views if view]
+        self.filled = 0
+
+    def begin(self, head: ReplyHead) -> bool:
+        """Take it."""
+        del head
+        return True
+
+    def buffer(self) -> memoryview:
+        """Return where the next bytes go."""
+        return self._views[0]
+
+    def advance(self, count: int) -> None:
+        """Count bytes that arrived."""
+        self.filled += count
+        if count == len(self._views[0]):
+            self._views.pop(0)
+        else:
+            self._views[0] = self._views[0][count:]

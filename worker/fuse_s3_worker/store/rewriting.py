@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from fuse_s3_worker.config.units import GIB, MIB
 from fuse_s3_worker.errors import Fault, StoreError
-from fuse_s3_worker.http.connection import ReplyHead
 from fuse_s3_worker.log import event
 from fuse_s3_worker.posix.headers import for_copy
 from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.conditions import Conditions
 from fuse_s3_worker.store.encryption import Encryption
+from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.replies import copied
 from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartResult
 from fuse_s3_worker.store.wire import Request
@@ -191,29 +191,9 @@ class Rewriter:
             raise StoreError(
                 Fault.NOT_IMPLEMENTED, f"{source.key!r} cannot get other metadata on this server"
             )
-        sink = _Memory(source.size)
+        memory = memoryview(bytearray(source.size))
         if source.size:
+            sink = ViewSink(memory)
             await self._store.get_range(source.key, source.etag, 0, source.size, sink)
-        body = Body((sink.memory,), source.size)
+        body = Body((memory,), source.size)
         return await self._store.put(source.key, body, replaces=source, headers=headers)
-
-
-class _Memory:
-    """Takes the whole of an object (store.types.RangeSink)."""
-
-    def __init__(self, size: int) -> None:
-        self.memory = memoryview(bytearray(size))
-        self.filled = 0
-
-    def begin(self, head: ReplyHead) -> bool:
-        """Take it."""
-        del head
-        return True
-
-    def buffer(self) -> memoryview:
-        """Return where the next bytes go."""
-        return self.memory[self.filled :]
-
-    def advance(self, count: int) -> None:
-        """Count bytes that arrived."""
-        self.filled += count

@@ -25,7 +25,7 @@ from fuse_s3_worker.store.types import (
 from fuse_s3_worker.transfer.blocks import BLOCK, Pool
 from fuse_s3_worker.transfer.buffer import PartBuffer
 from fuse_s3_worker.transfer.extents import Extent
-from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
+from fuse_s3_worker.transfer.loading import fetch_version, of_a_version
 from fuse_s3_worker.transfer.planner import Copied, CopyPlan, PartsPlan, Plan, PutPlan, Sent
 from fuse_s3_worker.transfer.stage import Stage, Threads
 
@@ -211,13 +211,9 @@ class Assembly:
         return fetched
 
     async def _fetch(self, extent: Extent, views: list[memoryview]) -> None:
-        source, stop = extent.source, extent.offset + extent.size
+        source = extent.source
         assert source is not None  # noqa: S101  whoever calls this has looked
-        sink = ViewSink(*views)
-        try:
-            await self._store.get_range(source.key, source.etag, extent.offset, stop, sink)
-        except StoreError as error:
-            raise of_a_version(error) from error
+        await fetch_version(self._store, source, extent.offset, *views)
 
     async def _check_sources(self, plan: PartsPlan, replaces: ObjectInfo | None) -> None:
         """See that what was copied is what should be.

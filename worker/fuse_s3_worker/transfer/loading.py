@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 
 from fuse_s3_worker.config.units import KIB, MIB
 from fuse_s3_worker.errors import Fault, StoreError
-from fuse_s3_worker.http.connection import ReplyHead
+from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.extents import Extent, ExtentMap
 
-__all__ = ["Loading", "ViewSink", "fetch_version", "of_a_version"]
+__all__ = ["Loading", "fetch_version", "of_a_version"]
 
 _GRAIN = 64 * KIB  # a random read brings so much around it
 _CHUNK = 4 * MIB  # bytes of one request when several go side by side
@@ -25,31 +25,6 @@ _Load = tuple[Extent, asyncio.Task[memoryview]]
 
 Keep = Callable[[Extent, memoryview], Awaitable[None]]
 """Takes bytes that have arrived for a part of the file."""
-
-
-class ViewSink:
-    """Memory for a range, in one piece or several (store.types.RangeSink)."""
-
-    def __init__(self, *views: memoryview) -> None:
-        self._views = [view for view in views if view]
-        self.filled = 0
-
-    def begin(self, head: ReplyHead) -> bool:
-        """Take it."""
-        del head
-        return True
-
-    def buffer(self) -> memoryview:
-        """Return where the next bytes go."""
-        return self._views[0]
-
-    def advance(self, count: int) -> None:
-        """Count bytes that arrived."""
-        self.filled += count
-        if count == len(self._views[0]):
-            self._views.pop(0)
-        else:
-            self._views[0] = self._views[0][count:]
 
 
 class Loading:
@@ -143,11 +118,8 @@ class Loading:
         await self._pool.charge(extent.size)
         try:
             view = memoryview(bytearray(extent.size))
-            end = extent.offset + extent.size
-            await self._store.get_range(source.key, source.etag, extent.offset, end, ViewSink(view))
+            await fetch_version(self._store, source, extent.offset, view)
             await self._keep(extent, view)
-        except StoreError as error:
-            raise of_a_version(error) from error
         finally:
             self._pool.uncharge(extent.size)
         return view
@@ -174,15 +146,15 @@ def of_a_version(error: StoreError) -> StoreError:
 
 
 async def fetch_version(
-    store: ObjectStore, version: ObjectInfo, start: int, into: memoryview
+    store: ObjectStore, version: ObjectInfo, start: int, *into: memoryview
 ) -> None:
-    """Fetch bytes of a version, from `start` on.
+    """Fetch bytes of a version, from `start` on, as many as there is room for in `into`.
 
     Raises:
         StoreError: they cannot be had; CHANGED, there is no such version any more.
     """
-    end = start + len(into)
+    end = start + sum(map(len, into))
     try:
-        await store.get_range(version.key, version.etag, start, end, ViewSink(into))
+        await store.get_range(version.key, version.etag, start, end, ViewSink(*into))
     except StoreError as error:
         raise of_a_version(error) from error

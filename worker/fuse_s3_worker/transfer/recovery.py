@@ -15,10 +15,11 @@ from typing import NamedTuple
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.types import MultipartUpload, ObjectInfo
 from fuse_s3_worker.transfer.extents import Extent
 from fuse_s3_worker.transfer.journal import Description, JournalError, State
-from fuse_s3_worker.transfer.loading import ViewSink, of_a_version
+from fuse_s3_worker.transfer.loading import fetch_version
 from fuse_s3_worker.transfer.stage import DiskStage, Stage
 from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.stagedir import Entry, EntryInUseError, StageDirectory
@@ -209,11 +210,7 @@ async def load_left(staging: Staging, entry: Entry, known: Description) -> None:
 async def _load(staging: Staging, stage: Stage, piece: Extent) -> None:
     view, source = memoryview(bytearray(piece.size)), piece.source
     assert source is not None  # noqa: S101  it is missing, so it is of one
-    end = piece.offset + piece.size
-    try:
-        await staging.store.get_range(source.key, source.etag, piece.offset, end, ViewSink(view))
-    except StoreError as error:
-        raise of_a_version(error) from error
+    await fetch_version(staging.store, source, piece.offset, view)
     await stage.write(piece.start, view, ("l", piece.start, piece.end))
 
 

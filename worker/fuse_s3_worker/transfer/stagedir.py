@@ -31,6 +31,7 @@ __all__ = [
     "Place",
     "StageDirectory",
     "open_cache",
+    "write_all",
 ]
 
 _ABOUT = "bucket.json"
@@ -287,7 +288,7 @@ class StageDirectory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o600, dir_fd=self._fd)
         try:
-            _write_all(fd, content)
+            write_all(fd, content)
             if durable:
                 os.fsync(fd)
             os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
@@ -357,7 +358,7 @@ class Entry:
         before, log = os.fstat(self._journal).st_size, self.log.copy()
         content = log.lines(record)
         try:
-            _write_all(self._journal, content)
+            write_all(self._journal, content)
         except OSError:
             os.ftruncate(self._journal, before)
             raise
@@ -398,7 +399,8 @@ class Entry:
             self._journal = -1
 
 
-def _write_all(fd: int, content: bytes) -> None:
+def write_all(fd: int, content: bytes) -> None:
+    """Write everything, however many calls that takes."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
