@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support.attempts import Attempt
@@ -41,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(_stores(config)) - set(STORES)
     if unknown:
         raise pytest.UsageError(f"--stores: unknown: {', '.join(sorted(unknown))}")
+    # The gate says the same of the same code; what is new is found by --long, or a seed.
+    explore = config.getoption("--long") or config.getoption("--hypothesis-seed") is not None
+    hypothesis.settings.register_profile("gate", derandomize=not explore)
+    hypothesis.settings.load_profile("gate")
 
 
 def _stores(config: pytest.Config) -> list[str]:

@@ -97,11 +97,15 @@ class World:
             yield self
 
     def begin(self) -> tuple[str, Twins]:
-        """Return a new directory of both."""
+        """Return a new directory of both, and where in it programs work.
+
+        A link of theirs to "../a" leads to what is beside that place, and not to another run's.
+        """
         name = f"run{next(self._numbers)}"
         for root in (self.model, self.mount.path):
-            (root / name).mkdir()
-        return name, Twins(self.model / name, self.mount / name, attributes=self.posix)
+            (root / name / "top").mkdir(parents=True)
+        model, mount = (root / name / "top" for root in (self.model, self.mount.path))
+        return name, Twins(model, mount, attributes=self.posix)
 
     def compare(self) -> None:
         """Hold everything that was ever done against the model."""

@@ -5,6 +5,7 @@ Every other test of a mount runs in it, too: it is the default.
 
 import errno
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -262,7 +263,7 @@ def test_an_ordinary_users_own_files(bucket: Bucket, public: Path) -> None:
     (public / ".aws/credentials").write_text(
         f"[default]\naws_access_key_id = {keys.access}\naws_secret_access_key = {keys.secret}\n"
     )
-    user = "fuse-s3-test"
+    user = f"fuse-s3-{os.getpid()}"  # not one that a run before this left here
     assert run("useradd", "--home-dir", str(public), "--no-create-home", user).returncode == 0
     try:
         assert run("chown", "-R", user, str(public)).returncode == 0
@@ -270,4 +271,5 @@ def test_an_ordinary_users_own_files(bucket: Bucket, public: Path) -> None:
         with Mount(bucket, f"worker_user={user}", environment=nothing) as mnt:
             works(mnt, bucket)
     finally:
-        run("userdel", user)
+        gone = run("userdel", user)
+    assert gone.returncode == 0, gone.stderr
