@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -107,6 +107,10 @@ def _run(
     given: argparse.Namespace, wanted: Sequence[Row], contestants: Sequence[Contestant]
 ) -> int:
     begin = time.monotonic()
+
+    def say(text: str) -> None:
+        _say(f"{time.monotonic() - begin:4.0f} s  {text}")
+
     facts = machine.describe(contestants) | {"content": given.size}
     facts["busy_with_something_else"] = load = machine.background_load()
     if load > _BUSY:
@@ -115,9 +119,9 @@ def _run(
         _say("what is installed is not what this tree has: make install")
     measured: dict[Stage, report.Measured] = {}
     for stage in stages(wanted):
-        _say(f"the server {stage.title}")
+        say(f"the server {stage.title}")
         here = [row for row in wanted if row.stage == stage]
-        measured[stage] = _measure(given, stage, here, contestants)
+        measured[stage] = _measure(given, stage, here, contestants, say)
     by_name = {stage.name: tables for stage, tables in measured.items()}
     _say("".join(f"\n{stage.name}: the server {stage.title}" for stage in measured) + "\n")
     for line in report.tables(by_name):
@@ -135,6 +139,7 @@ def _measure(
     stage: Stage,
     wanted: Sequence[Row],
     contestants: Sequence[Contestant],
+    say: Callable[[str], None],
 ) -> report.Measured:
     """Measure everything that is to be measured on one server."""
     measured = []
@@ -143,7 +148,7 @@ def _measure(
         stack.callback(clean_up, base)
         server = stack.enter_context(Server(base, shape=SHAPES[stage.shape], tls=stage.tls))
         lasts = Lasts(given.seconds, given.patience)
-        bench = Bench(base, server, Data(server, Content(given.size)), lasts, _say)
+        bench = Bench(base, server, Data(server, Content(given.size)), lasts, say)
         stack.callback(bench.close)
         bench.data.begin()
         for row in wanted:
