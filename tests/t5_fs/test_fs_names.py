@@ -15,6 +15,8 @@ from fuse_s3_worker.fs.names import (
     decode_name,
     nameable,
 )
+from support.tree import tree
+from support.virtualtime import on_loop
 
 LONG = "n" * NAME_MAX
 WIDE = "ü" * (NAME_MAX // 2)  # 254 bytes
@@ -72,6 +74,21 @@ def test_the_longest_key_is_a_files_and_a_directory_has_room_for_its_slash() -> 
         assert refused.value.errno == errno.ENAMETOOLONG
     assert can_be_directory(parent + "n" * 9)
     assert can_be_directory(parent + "ü" * 4)
+
+
+@on_loop()
+async def test_the_longest_key_is_found_written_and_removed_alone() -> None:
+    parent = "/".join(["d" * 200] * 5)  # 1004 bytes
+    name = "n" * 19
+    assert len(f"{parent}/{name}") == 1024
+    async with tree({f"{parent}/{name}": b"old"}) as t:
+        assert await t.read_all(f"{parent}/{name}") == b"old"
+        await t.put(f"{parent}/{name}", b"new")
+        assert t.store.read(f"{parent}/{name}") == b"new"
+        await t.unlink(f"{parent}/{name}")
+        with pytest.raises(FileSystemError) as refused:
+            await t.mkdir(f"{parent}/{name}")
+        assert refused.value.errno == errno.ENAMETOOLONG
 
 
 @given(st.text(max_size=300), st.sampled_from(["", "dir/", "ä/b/"]))
