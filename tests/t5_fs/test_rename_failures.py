@@ -8,8 +8,8 @@ import pytest
 
 from fuse_s3_worker.errors import Fault, ServeError, StoreError
 from support.gatedstore import unreachable
-from support.renaming import errno_of
-from support.tree import Tree, tree
+from support.renaming import TREE, contents, errno_of, moved
+from support.tree import LIFETIME, Tree, tree
 from support.virtualtime import on_loop, run, settle
 
 REFUSED = StoreError(Fault.FORBIDDEN, "no")
@@ -181,3 +181,107 @@ def _fail_request(t: Tree, nth: int) -> None:
     """Have the nth request of those that a rename makes fail, before or after its work."""
     steps = ["head", "duplicate", "duplicate", "head", "delete_version", "delete_version", "head"]
     t.store.fail(steps[nth - 1], nth=1 + (nth == 7), afterwards=nth in {3, 6})
+
+
+# -- directories ----------------------------------------------------------------------------------
+
+
+@on_loop()
+async def test_what_others_store_at_the_old_place_meanwhile_stays_there() -> None:
+    for strict in (True, False):
+        async with tree({"d/x": b"1", "d/y": b"2"}) as t:
+            t.store.strict = strict
+            await t.walk("d")
+            await t.exists("e")
+            t.store.hold("delete_many" if strict else "list_page", nth=1 if strict else 4)
+            renaming = asyncio.create_task(t.rename("d", "e"))
+            await settle()
+            t.store.write("d/x", b"newer")
+            t.store.write("d/theirs", b"3")
+            t.store.let_go("delete_many" if strict else "list_page")
+            await renaming
+            assert contents(t) == {
+                "d/theirs": b"3",
+                "d/x": b"newer",
+                "e/x": b"1",
+                "e/y": b"2",
+            }
+            assert await t.list() == {"d": True, "e": True}
+            assert await t.list("d") == {"x": False, "theirs": False}
+
+
+@on_loop()
+async def test_a_file_that_is_replaced_before_it_is_copied_goes_in_its_new_version() -> None:
+    async with tree({"d/x": b"1", "d/y": b"2", "d/z": b"3"}) as t:
+        t.store.hold("duplicate")
+        renaming = asyncio.create_task(t.rename("d", "e"))
+        await settle()
+        t.store.write("d/x", b"newer")
+        t.store.remove("d/y")
+        t.store.let_go("duplicate")
+        await renaming
+        assert contents(t) == {"e/x": b"newer", "e/z": b"3"}
+
+
+@on_loop("rename_failed", "rename_not_undone")
+async def test_a_store_that_copies_something_else_is_found_out() -> None:
+    async with tree({"d/x": b"content", "d/y": b"2"}) as t:
+        await t.walk("d")
+        await t.exists("e")
+        t.store.hold("list_page", nth=3)
+        renaming = asyncio.create_task(t.rename("d", "e"))
+        await settle()
+        t.store.write("e/x", b"con")
+        t.store.let_go("list_page")
+        assert await errno_of(renaming) == errno.EIO
+        assert contents(t) == {"d/x": b"content", "d/y": b"2", "e/x": b"con"}
+
+
+@pytest.mark.parametrize("error", [REFUSED, unreachable()])
+def test_a_copy_that_fails_leaves_no_copies(error: StoreError) -> None:
+    async def body() -> None:
+        async with tree(TREE) as t:
+            node = await t.walk("d/sub/deep/x")
+            t.store.fail("duplicate", error, nth=5)
+            assert await errno_of(t.rename("d", "e")) == error.errno
+            assert contents(t) == TREE
+            assert await t.walk("d/sub/deep/x") == node
+            assert not await t.exists("e")
+            await t.rename("d", "e")
+            assert contents(t) == moved(TREE, "d/", "e/")
+
+    run(body(), logged=["rename_failed"])
+
+
+@on_loop("rename_failed", "rename_not_undone")
+async def test_copies_that_cannot_be_removed_are_told_of() -> None:
+    async with tree(TREE) as t:
+        t.store.fail("duplicate", REFUSED, nth=5)
+        t.store.fail("delete_many", REFUSED)
+        assert await errno_of(t.rename("d", "e")) == errno.EACCES
+        assert {key: data for key, data in contents(t).items() if key in TREE} == TREE
+
+
+@on_loop("rename_left_originals")
+async def test_originals_that_cannot_be_deleted() -> None:
+    """Everything is at the new place, and the program is told that something is not right."""
+    objects = {f"d/{number:03}": str(number).encode() for number in range(50)}
+    async with tree(objects) as t:
+        t.store.page_max = 10
+        handle = await t.open("d/033")
+        t.store.fail("delete_many", REFUSED, nth=3)
+        assert await errno_of(t.rename("d", "e")) == errno.EACCES
+        left = {key: data for key, data in objects.items() if key >= "d/020"}
+        assert contents(t) == left | moved(objects, "d/", "e/")
+        assert await t.read(handle) == b"33"
+        assert len(await t.list("e")) == 50
+        await asyncio.sleep(LIFETIME + 1)
+        assert await t.list() == {"d": True, "e": True}
+
+
+@on_loop("rename_failed")
+async def test_a_failure_that_the_kernel_would_take_for_another_is_eio() -> None:
+    async with tree({"d/x": b"1"}) as t:
+        t.store.fail_all("duplicate", StoreError(Fault.CHANGED, "again and again"))
+        assert await errno_of(t.rename("d", "e")) == errno.EIO
+        assert contents(t) == {"d/x": b"1"}
