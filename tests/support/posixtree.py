@@ -18,9 +18,11 @@ from fuse_s3_worker.posix.inode import NO_XATTRS, Inode
 from support.gatedstore import GatedStore
 from support.tree import LIFETIME, Tree
 
-__all__ = ["SECOND", "PosixTree", "kept", "posix_tree"]
+__all__ = ["MODE", "MOMENT", "SECOND", "PosixTree", "kept", "operations", "posix_tree"]
 
 SECOND = 1_000_000_000
+MOMENT = 2.0  # seconds, after which whatever was put off is done
+MODE = "x-amz-meta-mode"
 _UID, _GID = 1000, 1001  # of the program that makes things, where nothing else is said
 
 
@@ -154,3 +156,9 @@ async def posix_tree(
     await made.finish()
     assert len(made.keeper()._pending) == 0
     assert len(made.keeper().store.turns) == 0
+
+
+def operations(t: PosixTree) -> list[tuple[str, str]]:
+    """Return the requests that change something."""
+    looking = {"HeadObject", "ListObjectsV2", "GetObject"}
+    return [request for request in t.store.requests if request[0] not in looking]

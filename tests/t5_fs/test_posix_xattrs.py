@@ -11,10 +11,9 @@ import pytest
 from fuse_s3_worker.errors import FileSystemError
 from fuse_s3_worker.posix import acl
 from fuse_s3_worker.posix.headers import METADATA_MAX, metadata_size
-from support.posixtree import PosixTree, kept, posix_tree
+from support.posixtree import MOMENT, PosixTree, kept, posix_tree
 from support.virtualtime import on_loop, run
 
-MOMENT = 2.0
 UNDEFINED = 0xFFFFFFFF
 
 
