@@ -8,7 +8,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
@@ -28,7 +27,7 @@ from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import ServeError
 from fuse_s3_worker.fs import namespace
 from fuse_s3_worker.fs.nodes import ROOT_ID
-from fuse_s3_worker.fs.ranges import Fallocate
+from support.fsmodel import Handle, Model, OpenFile, parent_of
 from support.pattern import pattern
 from support.tree import LIFETIME, Tree
 from support.virtualtime import Bench, settle
@@ -40,151 +39,6 @@ FIRST_PART = 64  # bytes: small files and large ones, both of a few bytes
 PATHS = ["a", "b", "d", "d/a", "d/b", "e", "e/a", "e/d", "e/d/a"]
 ANY = st.sampled_from(PATHS)
 DATA = st.integers(0, FIRST_PART * 2)
-
-
-def parent_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-@dataclass(eq=False)
-class OpenFile:
-    """What the model knows of a file while it is open.
-
-    Attributes:
-        content: as this mount sees it.
-        stored: as the bucket has it; None before it has anything.
-        changed: whether there is something to be stored.
-        versions: all that it was since it was opened, stored or not.
-        borrows: from which files bytes were copied into it that are not stored yet.
-    """
-
-    path: str
-    content: bytes
-    stored: bytes | None
-    changed: bool
-    unlinked: bool = False
-    replaced: bool = False
-    handles: int = 0
-    writers: int = 0
-    versions: list[bytes] = field(default_factory=list)
-    borrows: set[str] = field(default_factory=set)
-
-    def set(self, content: bytes) -> None:
-        self.content = content
-        self.changed = True
-        self.versions.append(content)
-
-
-@dataclass(eq=False)
-class Handle:
-    number: int
-    flags: int
-    file: OpenFile
-
-    @property
-    def writes(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
-
-    @property
-    def reads(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_WRONLY
-
-
-class Model:
-    """Keys and bytes.
-
-    Attributes:
-        bucket: what is stored.
-        kept: directories that have lost their last key just now, and stay all the same.
-        opened: files that are open, by path, as far as they still have one.
-    """
-
-    def __init__(self) -> None:
-        self.bucket: dict[str, bytes] = {}
-        self.kept: set[str] = set()
-        self.opened: dict[str, OpenFile] = {}
-
-    def is_directory(self, path: str) -> bool:
-        if not path:
-            return True
-        if not self.is_directory(parent_of(path)):
-            return False
-        known = [*self.bucket, *(f"{kept}/" for kept in self.kept)]
-        return any(key.startswith(f"{path}/") for key in known)
-
-    def content(self, path: str) -> bytes | None:
-        """What is in a file; None when it is none."""
-        if self.is_directory(path) or not self.is_directory(parent_of(path)):
-            return None
-        opened = self.opened.get(path)
-        if opened is not None and opened.writers:
-            return opened.content
-        return self.bucket.get(path)
-
-    def exists(self, path: str) -> bool:
-        return self.is_directory(path) or self.content(path) is not None
-
-    def children(self, path: str) -> dict[str, bool]:
-        inside = f"{path}/" if path else ""
-        names = {
-            key.removeprefix(inside).partition("/")[0]
-            for key in {*self.bucket, *self.opened, *self.kept}
-            if key.startswith(inside) and key != inside
-        }
-        return {n: self.is_directory(inside + n) for n in names if self.exists(inside + n)}
-
-    def removed_from(self, path: str) -> None:
-        """Something was removed in the directory `path`: it does not go with it."""
-        if path and not any(key.startswith(f"{path}/") for key in self.bucket):
-            self.kept.add(path)
-
-    def below(self, path: str) -> list[OpenFile]:
-        """Return the open files at and below a path."""
-        return [f for p, f in self.opened.items() if f"{p}/".startswith(f"{path}/")]
-
-    def rename(self, old: str, new: str) -> None:
-        """Give everything at and below `old` another name."""
-        replaced = self.opened.pop(new, None)
-        if replaced is not None:
-            replaced.unlinked = replaced.replaced = True
-        if self.is_directory(old):
-            self._rename_directory(old, new)
-        else:
-            opened, stored = self.opened.get(old), self.bucket.pop(old, None)
-            # One that was never stored has what it replaces in the bucket until it is.
-            if stored is not None and (opened is None or opened.stored is not None):
-                self.bucket[new] = stored
-        for file in self.below(old):
-            del self.opened[file.path]
-            file.path = new + file.path.removeprefix(old)
-            self.opened[file.path] = file
-        self.removed_from(parent_of(old))
-
-    def _rename_directory(self, old: str, new: str) -> None:
-        keys = [key for key in self.bucket if key.startswith(f"{old}/")]
-        for key in keys:
-            self.bucket[new + key.removeprefix(old)] = self.bucket.pop(key)
-        if not keys:  # it is there on this mount alone
-            self.bucket[f"{new}/"] = b""
-        self.kept.discard(new)
-        for path in list(self.kept):
-            if f"{path}/".startswith(f"{old}/"):
-                self.kept.remove(path)
-                self.kept.add(new + path.removeprefix(old))
-
-    def settle(self) -> None:
-        """A moment later, kept directories have markers where they need them."""
-        for path in sorted(self.kept):
-            if not any(key.startswith(f"{path}/") for key in self.bucket):
-                self.bucket[f"{path}/"] = b""
-        self.kept.clear()
-
-    def busy(self, path: str) -> bool:
-        """Tell whether anything at, above or below `path` is open."""
-        return any(
-            f"{opened}/".startswith(f"{path}/") or f"{path}/".startswith(f"{opened}/")
-            for opened in self.opened
-        )
 
 
 class FileSystemMachine(RuleBasedStateMachine):
@@ -222,57 +76,27 @@ class FileSystemMachine(RuleBasedStateMachine):
             return error.errno
         return 0
 
-    def _missing(self, path: str) -> int:
-        """Return the errno of looking a path up that is not there."""
-        parent = parent_of(path)
-        if self.model.is_directory(parent):
-            return errno.ENOENT
-        return errno.ENOTDIR if self.model.exists(parent) else self._missing(parent)
-
     # -- names ----------------------------------------------------------------------------------
-
-    def _vacant(self, path: str) -> int:
-        if not self.model.is_directory(parent_of(path)):
-            return self._missing(path)
-        return errno.EEXIST if self.model.exists(path) else 0
 
     @rule(path=ANY)
     def mkdir(self, path: str) -> None:
-        if self._try(self.t.mkdir(path), self._vacant(path)):
+        if self._try(self.t.mkdir(path), self.model.refused_making(path)):
             self.model.bucket[f"{path}/"] = b""
 
     @rule(path=ANY)
     def mknod(self, path: str) -> None:
-        if self._try(self.t.mknod(path), self._vacant(path)):
+        if self._try(self.t.mknod(path), self.model.refused_making(path)):
             self.model.bucket[path] = b""
 
     @rule(path=ANY)
     def unlink(self, path: str) -> None:
-        expected = 0
-        if not self.model.exists(path):
-            expected = self._missing(path)
-        elif self.model.is_directory(path):
-            expected = errno.EISDIR
-        if self._try(self.t.unlink(path), expected):
-            self.model.bucket.pop(path, None)
-            opened = self.model.opened.pop(path, None)
-            if opened is not None:
-                opened.unlinked = True
-            self.model.removed_from(parent_of(path))
+        if self._try(self.t.unlink(path), self.model.refused_unlink(path)):
+            self.model.unlink(path)
 
     @rule(path=ANY)
     def rmdir(self, path: str) -> None:
-        expected = 0
-        if not self.model.exists(path):
-            expected = self._missing(path)
-        elif not self.model.is_directory(path):
-            expected = errno.ENOTDIR
-        elif self.model.children(path):
-            expected = errno.ENOTEMPTY
-        if self._try(self.t.rmdir(path), expected):
-            self.model.bucket.pop(f"{path}/", None)
-            self.model.kept.discard(path)
-            self.model.removed_from(parent_of(path))
+        if self._try(self.t.rmdir(path), self.model.refused_rmdir(path)):
+            self.model.rmdir(path)
 
     @rule(old=ANY, new=ANY, noreplace=st.booleans())
     def rename(self, old: str, new: str, *, noreplace: bool) -> None:
@@ -280,35 +104,16 @@ class FileSystemMachine(RuleBasedStateMachine):
         model = self.model
         nowhere = [p for p in (old, new) if not model.is_directory(parent_of(p))]
         if nowhere:  # which of the two is told first is the kernel's, and not looked at here
-            assert outcome in {self._missing(path) for path in nowhere}
+            assert outcome in {model.missing(path) for path in nowhere}
             return
-        expected = self._refused_rename(old, new, noreplace=noreplace)
+        expected = model.refused_rename(old, new, noreplace=noreplace)
         if outcome == errno.EBUSY and not expected:
             # Parts of something were sent already, which only large files have.
-            assert any(len(v) > FIRST_PART for f in self.model.below(old) for v in f.versions)
+            assert any(len(v) > FIRST_PART for f in model.below(old) for v in f.versions)
             return
         assert outcome == expected
         if not expected and old != new:
-            self.model.rename(old, new)
-
-    def _refused_rename(self, old: str, new: str, *, noreplace: bool) -> int:
-        """Return the errno of a rename that cannot be; 0 for one that can."""
-        model = self.model
-        if not model.exists(old):
-            return errno.ENOENT
-        if noreplace and model.exists(new):
-            return errno.EEXIST
-        if old == new or not model.is_directory(old):
-            return errno.EISDIR if old != new and model.is_directory(new) else 0
-        return self._refused_directory(old, new)
-
-    def _refused_directory(self, old: str, new: str) -> int:
-        model = self.model
-        if f"{new}/".startswith(f"{old}/"):
-            return errno.EINVAL
-        if model.exists(new) and not model.is_directory(new):
-            return errno.ENOTDIR
-        return errno.ENOTEMPTY if model.children(new) else 0
+            model.rename(old, new)
 
     @rule(path=ANY | st.just(""), count=st.integers(0, 8), plus=st.booleans())
     def list_directory(self, path: str, count: int, *, plus: bool) -> None:
@@ -334,15 +139,13 @@ class FileSystemMachine(RuleBasedStateMachine):
     # -- open files -----------------------------------------------------------------------------
 
     def _opened(self, number: int, flags: int, file: OpenFile) -> Handle:
-        self.model.opened[file.path] = file
         handle = Handle(number, flags, file)
-        file.handles += 1
-        file.writers += handle.writes
+        self.model.open(handle)
         return handle
 
     @rule(target=handles, path=ANY, flags=st.sampled_from([os.O_WRONLY, os.O_RDWR]))
     def create(self, path: str, flags: int) -> Handle | MultipleResults[Handle]:
-        if self._vacant(path):  # the kernel looks first
+        if self.model.refused_making(path):  # the kernel looks first
             return multiple()
         number = self.run(self.t.create(path, flags))
         file = OpenFile(path, b"", None, changed=True, versions=[b""])
@@ -358,7 +161,7 @@ class FileSystemMachine(RuleBasedStateMachine):
     def open(self, path: str, flags: int) -> Handle | MultipleResults[Handle]:
         content = self.model.content(path)
         if content is None:
-            expected = errno.EISDIR if self.model.is_directory(path) else self._missing(path)
+            expected = errno.EISDIR if self.model.is_directory(path) else self.model.missing(path)
             self._try(self.t.open(path, flags), expected)
             return multiple()
         file = self.model.opened.get(path)
@@ -385,11 +188,7 @@ class FileSystemMachine(RuleBasedStateMachine):
         }[place]
         self.run(self.t.write(handle.number, offset, data))
         if data:
-            self._put(file, offset, data)
-
-    def _put(self, file: OpenFile, offset: int, data: bytes) -> None:
-        content = file.content.ljust(offset, b"\0")
-        file.set(content[:offset] + data + content[offset + len(data) :])
+            file.put(offset, data)
 
     @rule(handle=handles, size=DATA)
     def truncate_open(self, handle: Handle, size: int) -> None:
@@ -409,18 +208,10 @@ class FileSystemMachine(RuleBasedStateMachine):
     def fallocate(self, handle: Handle, mode: int, offset: int, length: int) -> None:
         if not handle.writes:
             return
-        file, end = handle.file, offset + length
         known = mode in {0, 1, 3, 16, 17}  # as fallocate(2) has them, without inserting
         work = self.t.fs.ranges.fallocate(handle.number, offset, length, mode)
-        if not self._try(work, 0 if known else errno.EOPNOTSUPP):
-            return
-        size = len(file.content)
-        if mode == 0 and end > size:
-            file.set(file.content.ljust(end, b"\0"))
-        elif mode == Fallocate.ZERO_RANGE:
-            self._put(file, offset, bytes(length))
-        elif mode in {3, 17} and offset < size:
-            self._put(file, offset, bytes(min(length, size - offset)))
+        if self._try(work, 0 if known else errno.EOPNOTSUPP):
+            handle.file.fallocate(mode, offset, length)
 
     @rule(
         source=handles, sink=handles, start=st.integers(0, 2 * FIRST_PART),
@@ -432,13 +223,13 @@ class FileSystemMachine(RuleBasedStateMachine):
         overlaps = file is to and abs(start - place) < length
         if not (source.reads and sink.writes) or overlaps:
             return
-        if file.unlinked or to.unlinked or self._theirs(file):
+        if file.unlinked or to.unlinked or self.model.theirs(file):
             return
         data = file.content[start : start + length]
         copy = self.t.fs.ranges.copy(source.number, start, sink.number, place, length)
         assert self.run(self._all_of(copy, source, start, sink, place, length)) == len(data)
         if data:
-            self._put(to, place, data)
+            to.put(place, data)
             to.borrows.add(file.path)
 
     async def _all_of(
@@ -462,7 +253,7 @@ class FileSystemMachine(RuleBasedStateMachine):
     @rule(handle=handles, offset=st.integers(0, 2 * FIRST_PART))
     def seek(self, handle: Handle, offset: int) -> None:
         file = handle.file
-        if file.unlinked or self._theirs(file):
+        if file.unlinked or self.model.theirs(file):
             return
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             try:
@@ -503,7 +294,7 @@ class FileSystemMachine(RuleBasedStateMachine):
     def _check_refused_read(self, outcome: int, file: OpenFile) -> None:
         assert outcome == errno.ESTALE
         # replaced since, by this mount or by another client
-        assert file.unlinked or file.versions[1:] or self._theirs(file)
+        assert file.unlinked or file.versions[1:] or self.model.theirs(file)
 
     def _check_read(self, handle: Handle, offset: int, size: int, data: bytes) -> None:
         file = handle.file
@@ -511,37 +302,21 @@ class FileSystemMachine(RuleBasedStateMachine):
             assert data == file.content[offset : offset + size]
             return
         candidates = [*file.versions, file.content]
-        if self._theirs(file) or (file.replaced and file.path in self.model.bucket):
+        if self.model.theirs(file) or (file.replaced and file.path in self.model.bucket):
             candidates.append(self.model.bucket[file.path])
             file.versions.append(candidates[-1])
         assert any(data == version[offset : offset + size] for version in candidates)
-
-    def _theirs(self, file: OpenFile) -> bool:
-        """Tell whether another client has replaced a file that is open for reading."""
-        return not file.writers and self.model.bucket.get(file.path) not in {None, file.content}
 
     @rule(handle=handles)
     def fsync(self, handle: Handle) -> None:
         self.run(self.t.fs.files.fsync(handle.number))
         if handle.writes:
-            self._stored(handle.file)
+            self.model.store(handle.file)
 
     @rule(handle=consumes(handles))
     def close(self, handle: Handle) -> None:
         self.run(self.t.close(handle.number))
-        file = handle.file
-        if handle.writes:
-            self._stored(file)
-            file.writers -= 1
-        file.handles -= 1
-        if not file.handles and not file.unlinked:
-            del self.model.opened[file.path]
-
-    def _stored(self, file: OpenFile) -> None:
-        if file.changed and not file.unlinked:
-            self.model.bucket[file.path] = file.stored = file.content
-        file.changed = False
-        file.borrows.clear()
+        self.model.close(handle)
 
     # -- the rest of the world ------------------------------------------------------------------
 
@@ -560,30 +335,14 @@ class FileSystemMachine(RuleBasedStateMachine):
     @rule(path=ANY, size=DATA)
     def another_client_writes(self, path: str, size: int) -> None:
         self.a_moment_passes()
-        if not self.model.exists(path) and not self._free(path):
+        if not self.model.exists(path) and not self.model.free(path):
             return
-        if self.model.is_directory(path) or self._written(path) or self._lent(path):
+        if self.model.is_directory(path) or self.model.written(path) or self.model.lent(path):
             return
         data = self._data(size)
         self.t.store.write(path, data)
         self.model.bucket[path] = data
         self.a_lifetime_passes()
-
-    def _free(self, path: str) -> bool:
-        """Tell whether a key makes sense there: no file is above it."""
-        parent = parent_of(path)
-        return not parent or self.model.is_directory(parent) or self._vacant_above(parent)
-
-    def _vacant_above(self, path: str) -> bool:
-        return self.model.content(path) is None and not self.model.busy(path) and self._free(path)
-
-    def _lent(self, path: str) -> bool:
-        """Tell whether a file that is not stored yet is made of bytes of another."""
-        return any(path in opened.borrows for opened in self.model.opened.values())
-
-    def _written(self, path: str) -> bool:
-        opened = self.model.opened.get(path)
-        return opened is not None and bool(opened.writers)
 
     @rule(path=ANY)
     def another_client_removes(self, path: str) -> None:
@@ -623,7 +382,7 @@ class FileSystemMachine(RuleBasedStateMachine):
                 assert attributes.size == len(content or b"")
                 assert (attributes.nlink == 2) == self.model.is_directory(path)
             else:
-                self._try(self.t.stat(path), self._missing(path))
+                self._try(self.t.stat(path), self.model.missing(path))
 
     def teardown(self) -> None:
         self.run(self.t.finish())
