@@ -12,7 +12,7 @@ from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.fs.attributes import Overrides
 from fuse_s3_worker.fs.nodes import ROOT_ID
 from fuse_s3_worker.store.types import Body
-from support.memstore import StoredObject
+from support.membucket import StoredObject
 from support.posixtree import SECOND, PosixTree, kept, posix_tree
 from support.virtualtime import on_loop, run, settle
 
