@@ -91,7 +91,7 @@ async def test_who_looks_while_changes_are_stored_may_learn_more_headers() -> No
 
 @on_loop()
 async def test_changes_that_go_on_are_stored_all_the_same() -> None:
-    """[S99] What is set shows at once, and is stored a moment later: without another change for a
+    """[S100] What is set shows at once, and is stored a moment later: without another change for a
     fifth of a second, or a second after the first.
     """
     async with posix_tree({"k": b""}) as t:
@@ -490,7 +490,7 @@ async def test_what_fails_late_is_logged_and_not_shown_any_longer() -> None:
 
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
-    """[S101] What cannot be stored later is logged, shown no longer, and told to the next close or
+    """[S102] What cannot be stored later is logged, shown no longer, and told to the next close or
     fsync of who has the file open.
     """
 
@@ -516,7 +516,7 @@ def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
 
 @on_loop()
 async def test_fsync_fails_with_what_it_stores() -> None:
-    """[S100] fsync of a file or a directory stores what was set of it, and fails when that
+    """[S101] fsync of a file or a directory stores what was set of it, and fails when that
     fails.
     """
     async with posix_tree({"k": b""}) as t:

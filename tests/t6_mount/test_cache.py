@@ -150,8 +150,26 @@ def test_holes(bucket: Bucket, cache: CacheDirectory) -> None:
     assert bucket.get("file") == expected
 
 
+def test_what_changes_nothing_is_not_stored(bucket: Bucket, cache: CacheDirectory) -> None:
+    """[S43] What changes neither a byte nor the size, as truncating to the size that a file has, or
+    making room in it, leaves the object and its time alone.
+    """
+    bucket.put("file", b"x" * MIB)
+    before = bucket.client.head_object(Bucket=bucket.name, Key="file")
+    with Mount(bucket, cache.option, "posix") as mnt:
+        shown = (mnt / "file").stat().st_mtime_ns
+        os.truncate(mnt / "file", MIB)
+        with (mnt / "file").open("r+b") as file:
+            fallocate(file.fileno(), 0, 100, 1000)
+            fallocate(file.fileno(), FALLOC_FL_KEEP_SIZE, MIB, MIB)
+            fallocate(file.fileno(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, MIB, MIB)
+        assert (mnt / "file").stat().st_mtime_ns == shown
+    after = bucket.client.head_object(Bucket=bucket.name, Key="file")
+    assert (after["ETag"], after["LastModified"]) == (before["ETag"], before["LastModified"])
+
+
 def test_copying_moves_nothing(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
-    """[S43] copy_file_range between files of one mount moves nothing of what the bucket has of
+    """[S44] copy_file_range between files of one mount moves nothing of what the bucket has of
     them: the store copies it when the file is closed.
     """
     content = os.urandom(2 * PART + 1000)
@@ -210,7 +228,7 @@ def test_a_server_that_can_do_little(bucket: Bucket, proxy: Proxy, cache: CacheD
 
 
 def test_storing_later(bucket: Bucket, cache: CacheDirectory) -> None:
-    """[S44] With `write_back`, close returns when what was written is on the disk, and the bucket
+    """[S45] With `write_back`, close returns when what was written is on the disk, and the bucket
     has it so many seconds later; fsync and unmounting do not wait that long.
     """
     bucket.put("changed", b"before")

@@ -32,7 +32,7 @@ def tops(bucket: Bucket) -> set[str]:
 
 
 def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
-    """[S45] What was closed or fsynced and not stored when a worker was killed is stored by its
+    """[S46] What was closed or fsynced and not stored when a worker was killed is stored by its
     successor, or by the next mount of that bucket and prefix with that `cache=`; what was not
     closed is kept there, for `fuse-s3 staged` to show.
     """
@@ -132,7 +132,7 @@ def test_a_killed_worker_loses_no_attributes(bucket: Bucket, cache: CacheDirecto
 def test_a_rename_that_a_worker_did_not_live_to_finish(
     bucket: Bucket, proxy: Proxy, cache: CacheDirectory
 ) -> None:
-    """[S59] With `cache=`, a rename of a directory that a worker did not live to finish is finished
+    """[S60] With `cache=`, a rename of a directory that a worker did not live to finish is finished
     by the next mount, or taken back.
     """
     contents = {f"{number:02}": b"%d" % number for number in range(30)}
