@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from support.attempts import Attempt
+from support.cachedir import CacheDirectory, cache_directory
 from support.install import installed
 from support.mounts import workers
 from support.process import wait_until
@@ -142,6 +143,13 @@ def proxy(bucket: Bucket) -> Iterator[Proxy]:
     """A proxy in front of the bucket's server."""
     with Proxy(bucket.store.endpoint) as running:
         yield running
+
+
+@pytest.fixture
+def cache(bucket: Bucket, public: Path) -> Iterator[CacheDirectory]:
+    """A directory of the worker's, for `cache=`, and the command that is about it."""
+    with cache_directory(public / "cache", bucket.store) as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,7 +15,13 @@ from support.mounts import Mount, clean_environment, run
 from support.process import wait_until
 from support.s3 import Store
 
-__all__ = ["CacheDirectory", "cache_directory", "kill_worker"]
+__all__ = ["LATER", "TAKEN", "CacheDirectory", "cache_directory", "kill_worker"]
+
+LATER = "write_back=3600"
+"""For a mount: what is closed is stored later than any test ends."""
+
+TAKEN = r"request_failed op=(FLUSH|RELEASE) .*errno=ESTALE", "staged_conflict"
+"""What a mount's log has of a file that another one stored in between."""
 
 _WORKER_USER = "fuse-s3"
 

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from fuse_s3_worker.config.units import KIB, MIB
 from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer.blocks import Pool
@@ -17,9 +19,23 @@ from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.stagedir import Place, StageDirectory
 from fuse_s3_worker.transfer.staging import Staging
 from support.gatedstore import GatedStore
+from support.pattern import pattern
 from support.virtualtime import settle
 
-__all__ = ["LIMITS", "PLACE", "AtOnce", "Staged", "full_disk", "staged"]
+__all__ = [
+    "BIG",
+    "KEY",
+    "LIMITS",
+    "PART_MIN",
+    "PLACE",
+    "WHERE",
+    "AtOnce",
+    "Staged",
+    "cache",
+    "changed",
+    "full_disk",
+    "staged",
+]
 
 _T = TypeVar("_T")
 
@@ -27,6 +43,22 @@ KEY = "dir/file"
 PART_MIN = 64 * KIB
 LIMITS = Limits(send=100 * KIB, send_max=200 * KIB, part_min=PART_MIN, copy=300 * KIB)
 PLACE = Place("http://127.0.0.1:1", "bucket", "")
+
+BIG = pattern(20 * PART_MIN, 1)
+"""Of many parts, so that it shows which of them move."""
+
+WHERE = pytest.mark.parametrize("where", ["memory", "disk"])
+"""Staged in either place: see `cache`."""
+
+
+def cache(tmp_path: Path, where: str) -> Path | None:
+    """Return the cache directory of a place that WHERE names."""
+    return tmp_path if where == "disk" else None
+
+
+def changed(data: bytes, offset: int, new: bytes) -> bytes:
+    """Return `data` with `new` written over it at `offset`."""
+    return data[:offset] + new + data[offset + len(new) :]
 
 
 class AtOnce(Executor):

@@ -27,6 +27,7 @@ __all__ = [
     "Twins",
     "copy_range",
     "fallocate",
+    "fallocate_changes",
     "renameat2",
     "same",
     "tree_of",
@@ -382,6 +383,11 @@ def copy_range(source: int, sink: int, start: int, place: int, size: int) -> int
             break
         done += step
     return done
+
+
+def fallocate_changes(file: Opened, mode: int, offset: int, length: int) -> bool:
+    """Tell whether fallocate would change a byte of a file, or its size."""
+    return offset < file.size if mode & PUNCH_HOLE else not mode and offset + length > file.size
 
 
 def zero_range(file: Opened, offset: int, size: int, *, keep: bool) -> None:

@@ -68,7 +68,7 @@ async def write(upload: WritableFile, offset: int, data: bytes) -> None:
         await upload.write(offset + taken, view[taken:])
 
 
-async def read(upload: WritableFile, offset: int, size: int) -> bytes:
+async def read(upload: WritableFile, offset: int = 0, size: int = 1 << 30) -> bytes:
     """Read as the file system does: at once what can be, the rest when it is here."""
     views = upload.read_nowait(offset, size)
     return b"".join(views) if views is not None else bytes(await upload.read(offset, size))

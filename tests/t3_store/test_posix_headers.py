@@ -257,7 +257,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
 def test_what_others_write_is_read(other: Other) -> None:
-    """[S103] Modes, owners and times as AWS DataSync and FSx, rclone, s3sync, gcsfuse and Google's
+    """[S104] Modes, owners and times as AWS DataSync and FSx, rclone, s3sync, gcsfuse and Google's
     tools keep them are shown too, and are kept up to date for them.
     """
     found = read(other.headers)
@@ -267,7 +267,7 @@ def test_what_others_write_is_read(other: Other) -> None:
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
 def test_a_change_is_told_in_the_words_of_others_too(other: Other) -> None:
-    """[S103] Modes, owners and times as AWS DataSync and FSx, rclone, s3sync, gcsfuse and Google's
+    """[S104] Modes, owners and times as AWS DataSync and FSx, rclone, s3sync, gcsfuse and Google's
     tools keep them are shown too, and are kept up to date for them.
     """
     found = read(other.headers)

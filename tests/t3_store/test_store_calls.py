@@ -200,7 +200,7 @@ def test_without_options_no_such_headers_are_sent() -> None:
 
 
 def test_every_upload_carries_a_checksum() -> None:
-    """[S49] Every upload carries a checksum that the store verifies, unless the store does not
+    """[S50] Every upload carries a checksum that the store verifies, unless the store does not
     know such checksums or `upload_checksum=off` is given.
     """
     for options, expected in (("", True), ("upload_checksum=off", False)):

@@ -95,8 +95,8 @@ def test_the_meaning_of_a_refusal(
 ) -> None:
     """Beside what users are told of.
 
-    [S69] What the store forbids gives EACCES. [S71] An object in an archive storage class gives
-    EACCES when it is read. [S72] A store that is full gives EDQUOT.
+    [S70] What the store forbids gives EACCES. [S72] An object in an archive storage class gives
+    EACCES when it is read. [S73] A store that is full gives EDQUOT.
     """
     error = classify(reply(status, code), "GetObject 'k'")
     assert (error.fault, error.errno, error.temporary) == (fault, number, temporary)

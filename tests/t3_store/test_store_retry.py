@@ -86,7 +86,7 @@ def test_patience_ends(patience: Patience, error: StoreError) -> None:
 
 @pytest.mark.parametrize(("error", "limit"), [(THROTTLED, 300.0), (UNREACHABLE, 60.0)])
 def test_how_long_users_wait(error: StoreError, limit: float) -> None:
-    """[S70] Throttling is waited out for up to 5 minutes, any other temporary failure for up to
+    """[S71] Throttling is waited out for up to 5 minutes, any other temporary failure for up to
     one; after that it is EIO.
     """
     operation = always(error)

@@ -14,16 +14,12 @@ from fuse_s3_worker.transfer.journal import Description, State
 from fuse_s3_worker.transfer.recovery import Recovery, load_left, store_left, what_is_left
 from support.gatedstore import unreachable
 from support.pattern import pattern
-from support.staging import KEY, PART_MIN, Staged, full_disk, staged
+from support.staging import KEY, PART_MIN, Staged, changed, full_disk, staged
 from support.virtualtime import run, settle
 
 BIG = pattern(10 * PART_MIN, 1)
 SMALL = BIG[: PART_MIN // 2]
 HEADERS = {"x-amz-meta-mode": "33188"}
-
-
-def changed(data: bytes, offset: int, new: bytes) -> bytes:
-    return data[:offset] + new + data[offset + len(new) :]
 
 
 async def leave(

@@ -191,7 +191,7 @@ async def test_writing_waits_for_memory() -> None:
 
 @pytest.mark.parametrize("already", [0, 100, 3 * MIB])
 def test_a_write_waits_a_minute_for_memory(already: int) -> None:
-    """[S47] A write that needs memory waits for it, up to 60 seconds, and then gives ENOMEM."""
+    """[S48] A write that needs memory waits for it, up to 60 seconds, and then gives ENOMEM."""
 
     async def body() -> None:
         async with writing(budget=32 * MIB) as w:

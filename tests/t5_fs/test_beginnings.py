@@ -253,7 +253,7 @@ async def test_who_opens_to_write_takes_nothing() -> None:
 def test_what_is_stored_below_the_name_of_a_file_that_is_read_shows_within_a_minute(
     *, listed: bool
 ) -> None:
-    """[S87] Where programs read the small files of a directory one after another, a name stays a
+    """[S88] Where programs read the small files of a directory one after another, a name stays a
     file for up to a minute after another client has stored something below it.
     """
 

@@ -222,7 +222,7 @@ async def test_a_write_that_has_to_wait_for_memory() -> None:
 
 @on_loop()
 async def test_an_interrupted_read_is_given_up() -> None:
-    """[S73] A program that waits while it looks up, opens, lists or reads can be interrupted by a
+    """[S74] A program that waits while it looks up, opens, lists or reads can be interrupted by a
     signal; storing and deleting are finished.
     """
     async with asking(x=pattern(MIB)) as ask:

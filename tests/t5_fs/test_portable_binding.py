@@ -109,7 +109,7 @@ def test_it_serves() -> None:
 
 
 def test_what_is_written_has_the_flags_of_its_creation() -> None:
-    """[S46] All descriptors that write one file write one new version of it."""
+    """[S47] All descriptors that write one file write one new version of it."""
 
     async def main() -> None:
         async with wire() as w:
@@ -130,7 +130,7 @@ def test_what_is_written_has_the_flags_of_its_creation() -> None:
 
 
 def test_an_interrupt_ends_a_read() -> None:
-    """[S73] A program that waits while it looks up, opens, lists or reads can be interrupted by a
+    """[S74] A program that waits while it looks up, opens, lists or reads can be interrupted by a
     signal; storing and deleting are finished.
     """
 

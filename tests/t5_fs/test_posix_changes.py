@@ -78,7 +78,7 @@ async def test_who_looks_while_changes_are_stored_may_learn_more_headers() -> No
 
 @on_loop()
 async def test_changes_that_go_on_are_stored_all_the_same() -> None:
-    """[S99] What is set shows at once, and is stored a moment later: without another change for a
+    """[S100] What is set shows at once, and is stored a moment later: without another change for a
     fifth of a second, or a second after the first.
     """
     async with posix_tree({"k": b""}) as t:

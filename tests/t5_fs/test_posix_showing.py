@@ -76,7 +76,7 @@ async def test_a_device_has_its_number() -> None:
 
 @on_loop()
 async def test_an_object_that_keeps_nothing_is_as_options_say() -> None:
-    """[S102] An object that keeps nothing has the owner and mode of the options and its own time;
+    """[S103] An object that keeps nothing has the owner and mode of the options and its own time;
     one that keeps nonsense does so too, and the log names it.
     """
     async with posix_tree({"k": b"abc", "marked/": b"", "implicit/x": b""}) as t:
@@ -108,7 +108,7 @@ async def test_the_root_of_a_prefix() -> None:
 
 @on_loop("metadata_nonsense")
 async def test_nonsense_fails_nothing_and_is_logged_once() -> None:
-    """[S102] An object that keeps nothing has the owner and mode of the options and its own time;
+    """[S103] An object that keeps nothing has the owner and mode of the options and its own time;
     one that keeps nonsense does so too, and the log names it.
     """
     async with posix_tree(lifetime=0.0) as t:

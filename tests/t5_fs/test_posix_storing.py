@@ -9,7 +9,7 @@ import pytest
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, ServeError, StoreError
 from fuse_s3_worker.fs.attributes import Overrides
-from support.memstore import StoredObject
+from support.membucket import StoredObject
 from support.posixtree import MODE, MOMENT, SECOND, PosixTree, kept, operations, posix_tree
 from support.virtualtime import on_loop, run, settle
 
@@ -231,7 +231,7 @@ async def test_what_fails_late_is_logged_and_not_shown_any_longer() -> None:
 
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
-    """[S101] What cannot be stored later is logged, shown no longer, and told to the next close or
+    """[S102] What cannot be stored later is logged, shown no longer, and told to the next close or
     fsync of who has the file open.
     """
 
@@ -257,7 +257,7 @@ def test_what_fails_late_is_told_to_who_has_it_open(how: str) -> None:
 
 @on_loop()
 async def test_fsync_fails_with_what_it_stores() -> None:
-    """[S100] fsync of a file or a directory stores what was set of it, and fails when that
+    """[S101] fsync of a file or a directory stores what was set of it, and fails when that
     fails.
     """
     async with posix_tree({"k": b""}) as t:

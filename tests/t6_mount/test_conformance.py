@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from support.conformance import (
-    BEHAVIOURS,
-    POSIX_BEHAVIOURS,
-    Behaviour,
-    expectations,
-    observe,
-)
+from support.conformance import Behaviour, expectations, observe
+from support.filebehaviours import FILE_BEHAVIOURS
 from support.mounts import Mount
+from support.posixbehaviours import POSIX_BEHAVIOURS
 from support.s3 import Bucket
+from support.treebehaviours import TREE_BEHAVIOURS
 
 pytestmark = [pytest.mark.mount, pytest.mark.one_store]
 
 ENGINES = ("native", "libfuse")
+BEHAVIOURS = (*FILE_BEHAVIOURS, *TREE_BEHAVIOURS)
 
 # Of what programs are refused, the log tells; and of what they were told by fsync or close.
 TOLD = ["request_failed"]

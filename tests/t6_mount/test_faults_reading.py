@@ -129,9 +129,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("fault", REFUSED)
 def test_refused(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str) -> None:
-    """[S69] What the store forbids gives EACCES.
+    """[S70] What the store forbids gives EACCES.
 
-    [S71] An object in an archive storage class gives EACCES when it is read.
+    [S72] An object in an archive storage class gives EACCES when it is read.
     """
     action, operations, number = REFUSED[fault]
     mnt.allowed += FAILED
@@ -233,7 +233,7 @@ def test_kept_pages_are_not_mixed_with_a_new_version(bucket: Bucket) -> None:
 
 
 def test_reader_that_waits_can_be_interrupted(mnt: Mount, proxy: Proxy) -> None:
-    """[S73] A program that waits while it looks up, opens, lists or reads can be interrupted by a
+    """[S74] A program that waits while it looks up, opens, lists or reads can be interrupted by a
     signal; storing and deleting are finished.
     """
     for operation, command in (

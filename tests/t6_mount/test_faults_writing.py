@@ -157,7 +157,7 @@ def test_refused(mnt: Mount, proxy: Proxy, bucket: Bucket, fault: str, how: str)
     """[S30] When storing fails, fsync or close gives the error, and the bucket has what it had
     before.
 
-    [S72] A store that is full gives EDQUOT.
+    [S73] A store that is full gives EDQUOT.
     """
     step, status, code, number = REFUSED[fault]
     mnt.allowed += FAILED
@@ -267,7 +267,7 @@ def test_other_changes_that_are_refused(
 
 
 def test_checksums_that_the_server_does_not_know(mnt: Mount, proxy: Proxy, bucket: Bucket) -> None:
-    """[S49] Every upload carries a checksum that the store verifies, unless the store does not know
+    """[S50] Every upload carries a checksum that the store verifies, unless the store does not know
     such checksums or `upload_checksum=off` is given.
     """
     (mnt / "small").write_bytes(SMALL)

@@ -47,7 +47,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def test_readers_and_writers_share_what_memory_there_is(bucket: Bucket) -> None:
-    """[S86] The buffers of all open files together take no more than `memory_target` bytes; who
+    """[S87] The buffers of all open files together take no more than `memory_target` bytes; who
     needs more waits, and nobody waits for ever.
     """
     content = random.Random(3).randbytes(WRITE_SIZE)

@@ -37,6 +37,7 @@ from support.twins import (
     Twins,
     copy_range,
     fallocate,
+    fallocate_changes,
     renameat2,
     same,
     tree_of,
@@ -219,7 +220,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(path=ANY, size=PLACES)
     def truncate(self, path: str, size: int) -> None:
-        # Known difference: to the size that a file has is no change, and leaves its time alone.
+        # [S43] To the size that a file has is no change, and leaves its time alone.
         if self.twins.size_of(path) != size:
             self.twins.both(lambda root: os.truncate(root / path, size))
 
@@ -270,6 +271,8 @@ class Machine(RuleBasedStateMachine):
         size=SIZES,
     )
     def fallocate(self, file: Opened, mode: int, place: int, size: int) -> None:
+        if self.world.posix and file.writes and not fallocate_changes(file, mode, place, size):
+            return  # [S43] as above
         self.twins.both_open(file, lambda fd: fallocate(fd, mode, place, size))
 
     @rule(file=files, place=PLACES, size=SIZES, keep=st.booleans())

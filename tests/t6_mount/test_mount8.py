@@ -43,7 +43,7 @@ def test_every_road_leads_to_the_same_mount(bucket: Bucket, road: str) -> None:
 
 
 def test_mount_is_done_when_the_bucket_has_answered(bucket: Bucket, proxy: Proxy) -> None:
-    """[S74] mount succeeds after the bucket has answered; otherwise it says why, and nothing is
+    """[S75] mount succeeds after the bucket has answered; otherwise it says why, and nothing is
     mounted.
     """
     mnt = Mount(bucket, store=bucket.store.at(proxy.endpoint))
@@ -142,7 +142,7 @@ def test_remount_read_only(bucket: Bucket) -> None:
 
 
 def test_remount_changes_the_flags_alone(bucket: Bucket) -> None:
-    """[S79] remount changes ro, noexec, noatime and their like; it changes no option of the
+    """[S80] remount changes ro, noexec, noatime and their like; it changes no option of the
     worker.
     """
     bucket.put("x", b"1")
@@ -190,7 +190,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("option", ["ro", "read-only"])
 def test_read_only(bucket: Bucket, option: str) -> None:
-    """[S77] A read-only mount gives EROFS for every change."""
+    """[S78] A read-only mount gives EROFS for every change."""
     bucket.put_many([("x", b"1"), ("d/", b"")])
     with Mount(bucket, option) as mnt:
         assert (mnt / "x").read_bytes() == b"1"
@@ -257,7 +257,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("options", FLAGS)
 def test_kernel_flags(bucket: Bucket, options: str) -> None:
-    """[S78] nosuid and nodev are always on."""
+    """[S79] nosuid and nodev are always on."""
     with Mount(bucket, *filter(None, options.split(","))) as mnt:
         shown = set(entries_at(mnt.path)[-1].options.split(","))
         assert {"nosuid", "nodev"} <= shown

@@ -362,7 +362,7 @@ def test_inode_numbers(bucket: Bucket) -> None:
 
 
 def test_what_is_not_there(bucket: Bucket) -> None:
-    """[S66] Symbolic links, hard links and special files cannot be made: EPERM."""
+    """[S67] Symbolic links, hard links and special files cannot be made: EPERM."""
     with Mount(bucket) as mnt:
         path = mnt / "x"
         path.write_bytes(b"1")
@@ -380,7 +380,7 @@ def test_what_is_not_there(bucket: Bucket) -> None:
 
 
 def test_no_extended_attributes(bucket: Bucket) -> None:
-    """[S67] There are no extended attributes: EOPNOTSUPP."""
+    """[S68] There are no extended attributes: EOPNOTSUPP."""
     bucket.put("x", b"1")
     with Mount(bucket) as mnt:
         with pytest.raises(OSError, match="not supported") as refused:

@@ -64,7 +64,7 @@ def own(bucket: Bucket, device: None) -> Iterator[Mount]:
 
 @needs_fusermount
 def test_an_ordinary_user(bucket: Bucket, own: Mount) -> None:
-    """[S85] An ordinary user mounts with fusermount3: the worker is theirs, and nobody else is let
+    """[S86] An ordinary user mounts with fusermount3: the worker is theirs, and nobody else is let
     in.
     """
     (entry,) = entries_at(own.path)

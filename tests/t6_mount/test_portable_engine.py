@@ -143,7 +143,7 @@ def _leave(path: Path, leave: Callable[[], None]) -> None:
 
 
 def test_unmount_right_after_the_last_close(bucket: Bucket) -> None:
-    """[S80] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
+    """[S81] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
     SIGINT and SIGHUP do not end it.
     """
     ways: dict[str, Callable[[Path], object]] = {
@@ -180,7 +180,7 @@ def test_forced_unmount_and_killed_worker(bucket: Bucket) -> None:
 
 
 def test_who_waits_can_be_interrupted(bucket: Bucket, proxy: Proxy) -> None:
-    """[S73] A program that waits while it looks up, opens, lists or reads can be interrupted by a
+    """[S74] A program that waits while it looks up, opens, lists or reads can be interrupted by a
     signal; storing and deleting are finished.
     """
     bucket.put("x", pattern(MIB))
@@ -244,7 +244,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 def test_what_it_cannot_do(bucket: Bucket) -> None:
-    """[S104] With `engine=libfuse`, a file that is read again is fetched again and cannot be mapped
+    """[S105] With `engine=libfuse`, a file that is read again is fetched again and cannot be mapped
     as shared (ENODEV), fstat of an unlinked one gives ENOENT, the flags of renameat2 give EINVAL,
     fallocate EOPNOTSUPP, and when the worker dies, the mount gives ENOTCONN until it is unmounted.
     """

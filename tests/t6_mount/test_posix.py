@@ -78,7 +78,7 @@ def make_tree(top: Path) -> None:
 def test_everything_that_is_kept_is_there_at_once_and_after_a_remount(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    """[S88] Modes, owners, modification and access times in nanoseconds, symbolic links, FIFOs,
+    """[S89] Modes, owners, modification and access times in nanoseconds, symbolic links, FIFOs,
     sockets, device nodes, extended attributes and access control lists are kept in the metadata of
     objects, and are there after a remount, in other mounts, and for s3fs.
     """
@@ -114,11 +114,11 @@ def inodes(top: Path) -> dict[str, int]:
 
 
 def test_what_programs_are_told_that_is_not_kept(bucket: Bucket) -> None:
-    """[S90] Hard links cannot be made: EOPNOTSUPP.
+    """[S91] Hard links cannot be made: EOPNOTSUPP.
 
-    [S91] What does not fit into the 2 KiB of metadata that S3 keeps of an object gives ENOSPC.
+    [S92] What does not fit into the 2 KiB of metadata that S3 keeps of an object gives ENOSPC.
 
-    [S92] A directory has as many links as it has directories in it and two, or one as long as that
+    [S93] A directory has as many links as it has directories in it and two, or one as long as that
     is not known.
     """
     with Mount(bucket, "posix", LONG) as mnt:
@@ -147,9 +147,9 @@ def test_what_programs_are_told_that_is_not_kept(bucket: Bucket) -> None:
 
 
 def test_permissions_are_what_the_kernel_checks(bucket: Bucket) -> None:
-    """[S89] The kernel checks access by mode, owner and access control list, as on a local disk.
+    """[S90] The kernel checks access by mode, owner and access control list, as on a local disk.
 
-    [S93] Changing the owner of a file takes setuid and setgid away, and so does writing to it,
+    [S94] Changing the owner of a file takes setuid and setgid away, and so does writing to it,
     unless root writes.
     """
     with Mount(bucket, "posix", LONG) as mnt:
@@ -201,7 +201,7 @@ def test_permissions_are_what_the_kernel_checks(bucket: Bucket) -> None:
 def test_a_burst_costs_one_request_for_a_file(
     bucket: Bucket, proxy: Proxy, far: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """[S94] What is set of a file that is being written is stored with its content, and several
+    """[S95] What is set of a file that is being written is stored with its content, and several
     changes to a file shortly one after another in one request.
     """
     local, files = tmp_path / "local", 20
@@ -252,7 +252,7 @@ def _wait_for_metadata(bucket: Bucket, key: str, **metadata: str) -> None:
 def test_looking_at_a_directory_after_a_remount_costs_its_listing(
     bucket: Bucket, proxy: Proxy, far: Callable[..., Mount], cache: str
 ) -> None:
-    """[S95] With `cache=`, what was heard of objects is kept on disk: to look at all files of a
+    """[S96] With `cache=`, what was heard of objects is kept on disk: to look at all files of a
     directory costs a HEAD for each the first time, and after a remount the listing only.
     """
     files = 150
@@ -283,7 +283,7 @@ def test_looking_at_a_directory_after_a_remount_costs_its_listing(
 
 
 def test_what_was_set_goes_along_with_a_rename(bucket: Bucket, cache: str) -> None:
-    """[S96] What was set of a file is there after a rename, of the file or of a directory above
+    """[S97] What was set of a file is there after a rename, of the file or of a directory above
     it, however short a time before.
     """
     with Mount(bucket, "posix", LONG, cache) as mnt:

@@ -68,7 +68,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options(attempt: Attempt, proxy: Proxy, case: str) -> None:
-    """[S75] An option that is not known, or has a bad value, is refused before anything is
+    """[S76] An option that is not known, or has a bad value, is refused before anything is
     mounted.
     """
     options, status, words = OPTIONS[case]
@@ -80,7 +80,7 @@ def test_options(attempt: Attempt, proxy: Proxy, case: str) -> None:
 
 @pytest.mark.parametrize("form", ["{}/no/such", "s3://{}/no/such/", "{}:/no/such"])
 def test_prefix_that_no_key_has(bucket: Bucket, attempt: Attempt, form: str) -> None:
-    """[S76] A prefix that no key begins with cannot be mounted."""
+    """[S77] A prefix that no key begins with cannot be mounted."""
     bucket.put_many([("no/suc", b"1"), ("no/such", b"1"), ("no/such.txt", b"1")])
     attempt.spec = form.format(bucket.name)
     attempt.refused(FAILURE, "begins with 'no/such/'", "put-object")

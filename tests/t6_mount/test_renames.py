@@ -133,12 +133,12 @@ for number in range(10):
 
 
 def test_every_refusal_and_every_permission(bucket: Bucket) -> None:
-    """[S61] A directory takes the place of an empty directory, and a file that of a file; anything
+    """[S62] A directory takes the place of an empty directory, and a file that of a file; anything
     else gives EISDIR, ENOTDIR, ENOTEMPTY, or EINVAL for a directory below itself.
 
-    [S56] With RENAME_NOREPLACE a name that is taken gives EEXIST.
+    [S57] With RENAME_NOREPLACE a name that is taken gives EEXIST.
 
-    [S57] Two names cannot be exchanged: RENAME_EXCHANGE gives EINVAL.
+    [S58] Two names cannot be exchanged: RENAME_EXCHANGE gives EINVAL.
     """
     bucket.put_many([("file", b"1"), ("d/x", b"2"), ("e/y", b"3"), ("empty/", b"")])
     with Mount(bucket) as mnt:
@@ -188,10 +188,10 @@ def test_odd_names(bucket: Bucket) -> None:
 
 
 def test_requests_and_what_goes_along(bucket: Bucket, proxy: Proxy, mnt: Mount) -> None:
-    """[S53] A file is renamed by a copy that the store makes, which is looked at before the
+    """[S54] A file is renamed by a copy that the store makes, which is looked at before the
     original is deleted; nothing of it comes through this machine.
 
-    [S54] Content type, metadata and storage class go with a file; its modification time becomes
+    [S55] Content type, metadata and storage class go with a file; its modification time becomes
     that of the rename, and its inode number that of the new name.
     """
     bucket.put("a", b"x" * 5 * MIB, ContentType="text/x-a", Metadata={"k": "v"})  # type: ignore[arg-type]
@@ -283,7 +283,7 @@ def test_what_the_store_refuses_is_not_done(bucket: Bucket, proxy: Proxy) -> Non
 
 
 def test_limit(bucket: Bucket, proxy: Proxy) -> None:
-    """[S60] A directory with more than `rename_dir_limit` keys below it gives EXDEV, so that mv
+    """[S61] A directory with more than `rename_dir_limit` keys below it gives EXDEV, so that mv
     copies it by itself.
     """
     bucket.put_many((f"d/{number}", b"1") for number in range(6))
@@ -304,7 +304,7 @@ def test_limit(bucket: Bucket, proxy: Proxy) -> None:
 
 
 def test_open_files_and_directories_go_along(bucket: Bucket) -> None:
-    """[S62] Who has a file or a directory open, or works in it, goes on with it under its new
+    """[S63] Who has a file or a directory open, or works in it, goes on with it under its new
     name.
     """
     content = os.urandom(9 * MIB)
@@ -337,7 +337,7 @@ def test_open_files_and_directories_go_along(bucket: Bucket) -> None:
 
 @pytest.mark.one_store
 def test_a_large_file_that_is_being_written(bucket: Bucket) -> None:
-    """[S63] A file that is being written, and of which more than one part was written, cannot be
+    """[S64] A file that is being written, and of which more than one part was written, cannot be
     renamed until it is closed: EBUSY; with `cache=` it can.
     """
     with Mount(bucket, allowed=["request_failed"]) as mnt:
@@ -353,7 +353,7 @@ def test_a_large_file_that_is_being_written(bucket: Bucket) -> None:
 
 @pytest.mark.one_store
 def test_readers_meanwhile(bucket: Bucket) -> None:
-    """[S55] A file takes the place of another in one step: no program on this mount finds the name
+    """[S56] A file takes the place of another in one step: no program on this mount finds the name
     missing, or anything but the whole of one of the two.
     """
     contents = [bytes([65 + number]) * (3000 * number + 1) for number in range(12)]
@@ -401,12 +401,12 @@ class _Looking:
 
 
 def test_what_others_see(bucket: Bucket, proxy: Proxy, mnt: Mount) -> None:
-    """[S58] A directory is renamed key by key: all are copied before the first original is
+    """[S59] A directory is renamed key by key: all are copied before the first original is
     deleted, so each is at its old place or at its new one, whatever happens.
 
-    [S64] Other clients see the old name, the new one, and for a moment both.
+    [S65] Other clients see the old name, the new one, and for a moment both.
 
-    [S65] What another client stores at the old name once it is copied stays there.
+    [S66] What another client stores at the old name once it is copied stays there.
     """
     bucket.put_many((f"d/{number}", str(number).encode()) for number in range(5))
     gate = faults.Gate()

@@ -99,7 +99,7 @@ def agree(bucket: Bucket) -> dict[str, Seen]:
 def test_each_shows_what_the_other_wrote(
     bucket: Bucket, writer: Program, changer: Program, tmp_path: Path
 ) -> None:
-    """[S97] s3fs and fuse-s3 show the same of what either wrote: content, modes, owners, times,
+    """[S98] s3fs and fuse-s3 show the same of what either wrote: content, modes, owners, times,
     links, extended attributes and directories.
     """
     fill(tmp_path / "local")

@@ -226,6 +226,6 @@ def test_with_attributes(bucket: Bucket) -> None:
 
 
 def test_without(bucket: Bucket) -> None:
-    """[S66] Symbolic links, hard links and special files cannot be made: EPERM."""
+    """[S67] Symbolic links, hard links and special files cannot be made: EPERM."""
     with Mount(bucket) as mnt:
         assert run_all(mnt, EVERYWHERE | WITHOUT_ATTRIBUTES) == []

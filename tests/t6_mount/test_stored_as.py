@@ -123,7 +123,7 @@ def test_keys_of_ones_own(secure: Store, cache: str, tmp_path: Path) -> None:
 
 
 def test_an_archived_object(servers: Servers) -> None:
-    """[S98] An object in an archive storage class shows without any permission until it is
+    """[S99] An object in an archive storage class shows without any permission until it is
     restored; the log says how to restore it.
     """
     with Bucket(servers.moto.store) as bucket:

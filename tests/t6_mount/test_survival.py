@@ -38,7 +38,7 @@ def kill(mnt: Mount) -> int:
 
 
 def test_killed_worker(bucket: Bucket) -> None:
-    """[S81] When the worker dies, however it dies, the next one goes on within a moment: what
+    """[S82] When the worker dies, however it dies, the next one goes on within a moment: what
     waits is answered, open files and listings stay open, and readers stay in the version they
     began with.
     """
@@ -63,7 +63,7 @@ def test_killed_worker(bucket: Bucket) -> None:
 
 
 def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
-    """[S82] A file that is being written when the worker dies is lost: its next write, fsync or
+    """[S83] A file that is being written when the worker dies is lost: its next write, fsync or
     close gives EIO, and the bucket keeps what it had.
     """
     bucket.put("old", b"before")
@@ -92,7 +92,7 @@ def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
 
 
 def test_failures_are_counted(bucket: Bucket) -> None:
-    """[S83] When workers have failed more than `restart_limit` times in a minute, the mount gives
+    """[S84] When workers have failed more than `restart_limit` times in a minute, the mount gives
     EIO at once until it is made anew.
     """
     bucket.put("x", b"1")
@@ -178,7 +178,7 @@ def overlap(one: Pause, kill: Pause) -> bool:
 
 @pytest.mark.parametrize("times", [3])
 def test_nothing_is_lost_when_a_worker_hands_over(bucket: Bucket, times: int) -> None:
-    """[S84] A worker that is told to hand over, by SIGUSR1, has everything stored before the next
+    """[S85] A worker that is told to hand over, by SIGUSR1, has everything stored before the next
     one goes on, and nothing is lost.
     """
     written: dict[str, bytes] = {}

@@ -178,7 +178,7 @@ def test_duplicates_of_a_descriptor(bucket: Bucket) -> None:
 
 
 def test_two_writers_make_one_version(bucket: Bucket) -> None:
-    """[S46] All descriptors that write one file write one new version of it."""
+    """[S47] All descriptors that write one file write one new version of it."""
     with Mount(bucket) as mnt:
         with (mnt / "x").open("wb", buffering=0) as one:
             one.write(b"aaaa")
@@ -223,7 +223,7 @@ def test_reading_and_changing_what_is_sent_while_it_is_written(bucket: Bucket) -
 
 
 def test_locks_among_programs_of_this_machine(bucket: Bucket) -> None:
-    """[S68] Locks hold among the programs of one machine, not between machines."""
+    """[S69] Locks hold among the programs of one machine, not between machines."""
     bucket.put("x", b"1")
     with Mount(bucket) as mnt, (mnt / "x").open("rb") as one, (mnt / "x").open("rb") as two:
         fcntl.flock(one, fcntl.LOCK_EX)
@@ -332,7 +332,7 @@ def test_mapped_changes(bucket: Bucket) -> None:
 
 
 def test_files_that_no_object_can_hold(bucket: Bucket) -> None:
-    """[S48] A write that would make a file larger than 10,000 parts can be gives EFBIG."""
+    """[S49] A write that would make a file larger than 10,000 parts can be gives EFBIG."""
     with Mount(bucket, allowed=["op=(WRITE|SETATTR) .*errno=EFBIG"]) as mnt:
         with (mnt / "x").open("wb", buffering=0) as file:
             with pytest.raises(OSError, match="too large") as refused:
@@ -348,9 +348,9 @@ def test_files_that_no_object_can_hold(bucket: Bucket) -> None:
 
 
 def test_unlink(bucket: Bucket) -> None:
-    """[S50] unlink deletes the object before it returns.
+    """[S51] unlink deletes the object before it returns.
 
-    [S52] unlink gives EISDIR for a directory and ENOENT for a name that does not exist.
+    [S53] unlink gives EISDIR for a directory and ENOENT for a name that does not exist.
     """
     bucket.put_many([("x", b"1"), ("d/x", b"1")])
     with Mount(bucket) as mnt:
@@ -363,7 +363,7 @@ def test_unlink(bucket: Bucket) -> None:
 
 
 def test_unlink_of_a_file_that_is_being_written(bucket: Bucket) -> None:
-    """[S51] A file that is unlinked or replaced while it is open goes on for those who have it
+    """[S52] A file that is unlinked or replaced while it is open goes on for those who have it
     open, and nothing of it stays in the bucket; what is not here of it is fetched before, unless
     that is more than 64 MiB.
     """
@@ -420,7 +420,7 @@ def test_unlink_of_a_file_that_is_being_read(bucket: Bucket) -> None:
 
 
 def test_unmount_while_a_file_is_being_written(bucket: Bucket) -> None:
-    """[S80] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
+    """[S81] The worker ends when everything that was closed is stored, after the unmount; SIGTERM,
     SIGINT and SIGHUP do not end it.
     """
     with Mount(bucket, SMALL_PARTS) as mnt:

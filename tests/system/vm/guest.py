@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 _WORKER = Path("/usr/lib/fuse-s3/bin/fuse-s3-worker")
+_KEEPER = Path("/usr/lib/fuse-s3/bin/fuse-s3-keeper")
 _MNT, _WEB = Path("/mnt/bucket"), Path("/mnt/web")
 
 
 def main() -> None:
     """Do one thing after the other; what fails is said, and the rest goes on."""
     Path("/proc/sys/kernel/printk_ratelimit").write_text("0")  # every denial shall be seen
-    for step in (network, enforcing, labels, fstab, use, context, strictly, denials, attacks):
+    for step in (network, enforcing, labels, fstab, use, context, kept, strictly, denials, attacks):
         try:
             step()
         except Exception as error:  # noqa: BLE001  the machine has no other way to tell
@@ -60,12 +61,16 @@ def labels() -> None:
         say(f"label {path}", os.getxattr(path, "security.selinux").decode().rstrip("\0"))
 
 
+def processes(program: Path) -> list[int]:
+    """Return the process ids of a program."""
+    tables = Path("/proc").glob("[0-9]*/cmdline")
+    return [int(path.parent.name) for path in tables if bytes(program) in path.read_bytes()]
+
+
 def worker() -> int:
     """Return the process id of the one worker."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if str(_WORKER).encode() in path.read_bytes():
-            return int(path.parent.name)
-    raise RuntimeError("no worker runs")
+    (pid,) = processes(_WORKER)
+    return pid
 
 
 def fstab() -> None:
@@ -105,6 +110,23 @@ def context() -> None:
     _wait_for_end()
 
 
+def kept() -> None:
+    """Without systemd's socket it is the keeper that starts a worker; and what an owner asks it."""
+    run("systemctl", "stop", "fuse-s3-worker.socket")
+    try:
+        run("mount", str(_MNT))
+        (keeper,) = processes(_KEEPER)
+        say("keeper", Path(f"/proc/{keeper}/attr/current").read_text().rstrip("\0"))
+        say("kept", Path(f"/proc/{worker()}/attr/current").read_text().rstrip("\0"))
+        (_MNT / "kept").write_text("by the keeper's worker")
+        say("stored", (_MNT / "kept").read_text())
+        say("status", run("fuse-s3", "status", str(_MNT)))
+        run("umount", str(_MNT))
+        _wait_for_end()
+    finally:
+        run("systemctl", "start", "fuse-s3-worker.socket")
+
+
 def strictly() -> None:
     """Whatever this kernel lacks is said."""
     say("strict", run("mount", str(_MNT), "-o", "sandbox=strict", ok=False) or "mounted")
@@ -113,9 +135,7 @@ def strictly() -> None:
 
 def _wait_for_end() -> None:
     for _ in range(100):
-        if not any(
-            str(_WORKER).encode() in p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline")
-        ):
+        if not processes(_WORKER):
             return
         time.sleep(0.1)
 

@@ -111,6 +111,13 @@ def test_a_mount_with_a_context_works(found: Findings) -> None:
     assert one(found, "page") == "1"
 
 
+def test_a_keeper_starts_workers_where_systemd_does_not(found: Findings) -> None:
+    assert ":fuse_s3_keeper_t:" in one(found, "keeper")
+    assert ":fuse_s3_worker_t:" in one(found, "kept")
+    assert one(found, "stored") == "by the keeper's worker"
+    assert "sandbox" in one(found, "status")
+
+
 def test_nothing_that_is_needed_was_denied(found: Findings) -> None:
     assert found["denied"] == []
     # and denials are noticed: those of the attacks, which come later
