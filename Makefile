@@ -1,6 +1,7 @@
 # make demo       see it work: a server, a bucket, a mount, a comparison
 # make test       everything that can be tested on this machine
 # make test-long  what takes hours, too
+# make fuzz       bytes that a fuzzer thinks of, against the handoff; MINUTES=10
 # make test-vm    mounts and attacks on a machine that boots with SELinux enforcing
 # make install    into the system; PREFIX, SBINDIR and DESTDIR are honoured
 # make uninstall
@@ -18,7 +19,7 @@ export PYTHON
 VENV := build/venv/bin
 PLACES = --prefix "$(PREFIX)" --sbindir "$(SBINDIR)" --destdir "$(DESTDIR)"
 
-.PHONY: demo test test-long test-vm install uninstall bench bench-compare lint docs clean
+.PHONY: demo test test-long fuzz test-vm install uninstall bench bench-compare lint docs clean
 
 demo:
 	@tools/demo
@@ -28,6 +29,9 @@ test:
 
 test-long:
 	@tools/run_tests --long $(ARGS)
+
+fuzz:
+	@tools/fuzz $(ARGS)
 
 test-vm:
 	@tools/test_vm $(ARGS)

@@ -1,44 +1,23 @@
 """Both ends of the handoff against a peer that says anything: no crash, no hang, nothing left open.
 
-A case is a conversation as it should be, damaged in one place or in many. Everything is sent at
-once and the peer is gone then, so that whoever waits for more would be told.
+A case is a conversation as it should be, damaged in one place or in many. tests/fuzz/handoff.py
+has cases that a fuzzer thinks of which sees what code they come to.
 """
 
-import array
 import asyncio
-import contextlib
-import os
 import random
-import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse_s3_helper.errors import MountError
-from fuse_s3_helper.worker import Worker
 from fuse_s3_shared import handoff
 from fuse_s3_shared.handoff import encode
-from fuse_s3_shared.limits import PACKET_MAX, PROTOCOL_VERSION
-from fuse_s3_worker.conversation import Helper, HelperGoneError
+from fuse_s3_shared.limits import PACKET_MAX
+from support.conversations import BY_HELPER, BY_WORKER, ENDS, Packets, from_bytes, to_bytes
 from support.isolation import open_descriptors
 
-Packets = list[tuple[bytes, int]]
-"""Packets, each with how many descriptors it brings."""
-
-BY_WORKER: Packets = [
-    (encode(handoff.Hello(1, PROTOCOL_VERSION, "worker")), 0),
-    (encode(handoff.Ready(7, 8)), 0),
-    (encode(handoff.Serving()), 0),
-]
-BY_HELPER: Packets = [
-    (encode(handoff.File("passwd_file", "/etc/passwd-s3fs")), 1),
-    (encode(handoff.File("environment", "")), 1),
-    (encode(handoff.Mount(PROTOCOL_VERSION, "b", "a,b=c", 0, 0, *(4 * [False]))), 0),
-    (encode(handoff.Serve()), 1),
-    (encode(handoff.Mounted("/mnt")), 0),
-]
 OTHERS = [packet for packet, _ in BY_WORKER + BY_HELPER] + [
     encode(handoff.Refuse(1, "no \x1b[2J such\nbucket")),
     b"",
@@ -89,57 +68,6 @@ def fields(packet: bytes, chance: random.Random) -> bytes:
     return b"\0".join(words)
 
 
-def send(sock: socket.socket, packets: Packets) -> None:
-    for packet, count in packets:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [2] * count))]
-        with contextlib.suppress(OSError):  # an answer to what came before: it is gone by now
-            sock.sendmsg([packet], rights if count else [], socket.MSG_DONTWAIT)
-
-
-def tell_helper(packets: Packets, _: asyncio.Runner) -> bool:
-    """Let the helper talk to a worker that says this; tell whether it got to the end."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = Worker(ours)
-    send(theirs, packets)
-    theirs.close()
-    served = False
-    with contextlib.suppress(MountError):
-        worker.greet()
-        worker.expect(handoff.Ready)
-        worker.expect(handoff.Serving)
-        served = True
-    worker.stop()
-    return served
-
-
-def tell_worker(packets: Packets, runner: asyncio.Runner) -> bool:
-    """Let a worker talk to a helper that says this; tell whether it got to the end."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    helper = Helper(ours)
-    send(theirs, packets)
-    theirs.shutdown(socket.SHUT_WR)
-    mounted = False
-    with contextlib.suppress(HelperGoneError), contextlib.closing(helper):
-        order = helper.order()
-        for _, fd in order.files.values():
-            os.close(fd)
-        runner.run(_go_on(helper))
-        mounted = True
-    theirs.close()
-    return mounted
-
-
-async def _go_on(helper: Helper) -> None:
-    os.close(await helper.device())
-    await helper.mounted()
-
-
-ENDS: dict[str, tuple[Packets, Callable[[Packets, asyncio.Runner], bool]]] = {
-    "helper": (BY_WORKER, tell_helper),
-    "worker": (BY_HELPER, tell_worker),
-}
-
-
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     """A loop for all cases: making one takes ten times as long as a case."""
@@ -154,6 +82,20 @@ def test_what_is_as_it_should_be_is_taken(end: str, runner: asyncio.Runner) -> N
     packets, tell = ENDS[end]
     assert tell(packets, runner)
     assert not tell(packets[:-1], runner)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_a_fuzzer_begins_with_is_a_conversation(end: str, runner: asyncio.Runner) -> None:
+    found, packets = from_bytes(to_bytes(end, ENDS[end][0]))
+    assert (found, packets) == (end, ENDS[end][0])
+    assert ENDS[found][1](packets, runner)
+
+
+@given(data=st.binary())
+def test_any_bytes_are_one(data: bytes) -> None:
+    end, packets = from_bytes(data)
+    assert end in ENDS
+    assert sum(len(packet) for packet, _ in packets) <= len(data)
 
 
 @pytest.mark.parametrize("end", ENDS)
