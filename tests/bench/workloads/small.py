@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def _read_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
             least = sample.values["asked_each"] * delay / _PROCESSES
             sample.values["limit"] = sample.values["files"] * least
         if check and not sample.note:
-            crew.work(_pairs(originals, paths))
+            # Together: one process would wait for the server for minutes.
+            crew.work(_shares(_compare, originals, paths))
         return sample
 
 
@@ -66,15 +67,10 @@ def _write_all(bench: Bench, contestant: Contestant, check: bool) -> Sample:
         bench.data.discard(f"{_TARGET}/")
 
 
-def _shares(work: "partial[int]", paths: Sequence[Path]) -> "list[partial[int]]":
+def _shares(work: Callable[..., int], *lists: Sequence[Path]) -> "list[partial[int]]":
     """Give each process every sixteenth file, so that all go through the same directories."""
-    return [partial(work, paths[number::_PROCESSES]) for number in range(_PROCESSES)]
-
-
-def _pairs(files: Sequence[Path], others: Sequence[Path]) -> "list[partial[int]]":
-    """Give each process its files to compare: one process would wait for the server for minutes."""
     turns = [slice(number, None, _PROCESSES) for number in range(_PROCESSES)]
-    return [partial(_compare, files[turn], others[turn]) for turn in turns]
+    return [partial(work, *(paths[turn] for paths in lists)) for turn in turns]
 
 
 def _read(deadline: Deadline, paths: Sequence[Path]) -> int:
