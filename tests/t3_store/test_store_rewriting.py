@@ -59,11 +59,12 @@ class Server:
     size: int = 3
     tags: bytes | None = TAGS
     keeps_tags: bool = True
+    gives_up: bool = True
 
     def __call__(self, request: Request) -> Answer | bytes:
         handler: dict[str, Callable[[Request], Answer | bytes]] = {
             "HEAD": self._head, "GET": self._get, "PUT": self._put, "POST": self._post,
-            "DELETE": lambda _: reply(204),
+            "DELETE": lambda _: reply(204 if self.gives_up else 403),
         }  # fmt: skip
         return handler[request.method](request)
 
@@ -294,6 +295,15 @@ def test_an_upload_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     fault, requests = rewrite(Server(etag=NEW), amazon=True)
     assert fault is Fault.CHANGED
     assert requests[-1].method == "DELETE"
+
+
+def test_one_that_cannot_be_given_up_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rewriting, "_COPY_MAX", 2)
+    fault, _ = rewrite(Server(etag=NEW, gives_up=False), amazon=True)
+    assert fault is Fault.CHANGED
+    assert "abort_failed" in caplog.text
 
 
 # -- without CopyObject ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fuse_s3_worker.store.types import ObjectInfo
 from fuse_s3_worker.transfer import copying
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.copying import Copier
-from fuse_s3_worker.transfer.parts import even_size
+from fuse_s3_worker.transfer.partsize import even_size
 from support.gatedstore import GatedStore, unreachable
 from support.pattern import pattern
 from support.virtualtime import on_loop, run, settle

@@ -189,9 +189,15 @@ class KeepingStore:
             self._stored(key, info, kept)
         return info
 
-    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+    async def set_headers(
+        self,
+        source: ObjectInfo,
+        headers: Mapping[str, str],
+        *,
+        through: ObjectStore | None = None,
+    ) -> ObjectInfo:
         """Give a version other headers; the caller has the turn."""
-        info = await self._store.set_headers(self.today(source), headers)
+        info = await self._store.set_headers(self.today(source), headers, through=through)
         self.succeed(source, info)
         return info
 

@@ -91,9 +91,9 @@ class S3Store:
         self.delete_version = self._moves.delete_version
         self.delete_many = self._moves.delete_many
         self._copies = True
-        self._rewriter = Rewriter(
+        self.set_headers = Rewriter(
             self, caller, self._conditions, self._encryption, small=settings.part_size
-        )
+        ).set_headers
         caller.on_checksum_refused = self._do_without_checksum
 
     @property
@@ -328,10 +328,6 @@ class S3Store:
         if not self._amazon and found.etag != source.etag:
             await self._conditions.look(source)
         return found
-
-    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
-        """API: CopyObject of an object onto itself, or a multipart upload that copies it."""
-        return await self._rewriter.set_headers(source, headers)
 
     def copies_from(self, key: str) -> bool:
         """Tell whether this server copies.

@@ -20,9 +20,16 @@ from fuse_s3_worker.store import documents
 from fuse_s3_worker.store.calls import Caller
 from fuse_s3_worker.store.conditions import Conditions
 from fuse_s3_worker.store.encryption import Encryption
+from fuse_s3_worker.store.multipart import Target, assemble
 from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.replies import copied
-from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartResult
+from fuse_s3_worker.store.types import (
+    Body,
+    MultipartUpload,
+    ObjectInfo,
+    ObjectStore,
+    PartResult,
+)
 from fuse_s3_worker.store.wire import Request
 
 if TYPE_CHECKING:
@@ -62,8 +69,16 @@ class Rewriter:
         self._encryption = encryption
         self._small = small
 
-    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+    async def set_headers(
+        self,
+        source: ObjectInfo,
+        headers: Mapping[str, str],
+        *,
+        through: ObjectStore | None = None,
+    ) -> ObjectInfo:
         """Give the version `source` these headers instead of those it has.
+
+        API: CopyObject of an object onto itself, or a multipart upload that copies it.
 
         Raises:
             StoreError: CHANGED, another version is there; NOT_IMPLEMENTED, the store cannot.
@@ -75,7 +90,7 @@ class Rewriter:
         if self._store.copies_from(source.key):
             try:
                 if source.size > _COPY_MAX:
-                    return await self._copy_by_parts(source, kept, headers)
+                    return await self._copy_by_parts(source, kept, headers, through or self._store)
                 return await self._copy(source, kept)
             except StoreError as error:
                 if error.fault is not Fault.NOT_IMPLEMENTED:
@@ -124,39 +139,29 @@ class Rewriter:
         return found.info
 
     async def _copy_by_parts(
-        self, source: ObjectInfo, headers: Mapping[str, str], told: Mapping[str, str]
+        self,
+        source: ObjectInfo,
+        headers: Mapping[str, str],
+        told: Mapping[str, str],
+        through: ObjectStore,
     ) -> ObjectInfo:
         """API: CreateMultipartUpload and UploadPartCopy; only CopyObject keeps tags by itself."""
         tags = await self._tags(source.key, must=_TAGS in told)
         if tags:
             headers = {**headers, "x-amz-tagging": tags}
-        upload = await self._store.create_multipart(source.key, headers=headers)
-        try:
-            parts = await self._copy_parts(upload, source)
-            info = await self._store.complete_multipart(upload, parts, replaces=source)
-        except BaseException:
-            await self._store.abort_multipart(upload)
-            raise
+        turns = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+        async def copy(upload: MultipartUpload, number: int, start: int, end: int) -> PartResult:
+            async with turns:
+                return await through.copy_part(upload, number, source, start, end)
+
+        size = max(_PART, -(-source.size // _PARTS_MAX))
+        bounds = [*range(0, source.size, size), source.size]
+        target = Target(source.key, headers, replaces=source)
+        info = await assemble(through, target, bounds, copy)
         if tags and await self._tags(source.key, must=True) != tags:
             await self._put_tags(source.key, tags)  # Ceph does not take them with an upload
         return info._replace(storage_class=source.storage_class)
-
-    async def _copy_parts(self, upload: MultipartUpload, source: ObjectInfo) -> list[PartResult]:
-        size = max(_PART, -(-source.size // _PARTS_MAX))
-        turns = asyncio.Semaphore(_PARTS_AT_ONCE)
-
-        async def copy(number: int, start: int) -> PartResult:
-            async with turns:
-                end = min(start + size, source.size)
-                return await self._store.copy_part(upload, number, source, start, end)
-
-        starts = enumerate(range(0, source.size, size), 1)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(copy(number, start)) for number, start in starts]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
 
     async def _tags(self, key: str, *, must: bool) -> str:
         """API: GetObjectTagging; return tags as x-amz-tagging takes them.

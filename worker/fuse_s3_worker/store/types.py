@@ -187,11 +187,18 @@ class ObjectStore(Protocol):
         Of the source it has nothing but the bytes; `headers` as for `put`.
         """
 
-    async def set_headers(self, source: ObjectInfo, headers: Mapping[str, str]) -> ObjectInfo:
+    async def set_headers(
+        self,
+        source: ObjectInfo,
+        headers: Mapping[str, str],
+        *,
+        through: "ObjectStore | None" = None,
+    ) -> ObjectInfo:
         """Give a version these headers instead of those it has; its bytes stay (CHANGED).
 
         Storage class and encryption are those of `headers`, and where they say nothing, those of
         new objects. NOT_IMPLEMENTED: the store cannot, and it is too large to be sent again.
+        If that takes a multipart upload, it is made `through` this store, which wraps ours.
         """
 
     def how_to_restore(self, key: str) -> str:

@@ -4,20 +4,16 @@ Only their own worker has the parts; if it dies they would stay in the bucket, i
 for. So its successor aborts them.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from fuse_s3_worker.errors import ServeError
-from fuse_s3_worker.log import event
+from fuse_s3_worker.store.multipart import give_up
 from fuse_s3_worker.store.types import MultipartUpload, ObjectInfo, ObjectStore, PartResult
 
 if TYPE_CHECKING:
     from fuse_s3_worker.survival.recorder import StateRecorder
 
 __all__ = ["abort_all", "remembering"]
-
-_log = logging.getLogger(__name__)
 
 
 class _Remembering:
@@ -29,6 +25,16 @@ class _Remembering:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
+
+    async def set_headers(
+        self,
+        source: ObjectInfo,
+        headers: Mapping[str, str],
+        *,
+        through: ObjectStore | None = None,
+    ) -> ObjectInfo:
+        outermost = through or cast(ObjectStore, self)
+        return await self._store.set_headers(source, headers, through=outermost)
 
     async def create_multipart(
         self, key: str, *, content_type: str = "", headers: Mapping[str, str] | None = None
@@ -63,9 +69,5 @@ async def abort_all(
 ) -> None:
     """Abort what a predecessor had begun; what cannot be is logged."""
     for upload in uploads:
-        try:
-            await store.abort_multipart(upload)
-        except ServeError as error:
-            details: dict[str, object] = {"key": upload.key, "reason": error}
-            event(_log, logging.WARNING, "abort_failed", details | error.details)
+        await give_up(store, upload)
         recorder.multipart_ended(upload)

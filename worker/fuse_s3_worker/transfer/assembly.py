@@ -6,15 +6,14 @@ need never wait for one another.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 from fuse_s3_worker.config.units import KIB
 from fuse_s3_worker.errors import Fault, StoreError
-from fuse_s3_worker.log import event
 from fuse_s3_worker.store.checksums import md5_etag, multipart_etag
+from fuse_s3_worker.store.multipart import give_up
 from fuse_s3_worker.store.types import (
     Body,
     MultipartUpload,
@@ -31,7 +30,6 @@ from fuse_s3_worker.transfer.stage import Stage, Threads
 
 __all__ = ["NO_COPY", "Assembly", "CopyRefusedError", "Progress"]
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _COPIES_AT_ONCE = 16
@@ -98,16 +96,8 @@ class Assembly:
             await progress.completing(multipart_etag(parts))
             return await self._store.complete_multipart(upload, parts, replaces=replaces)
         except BaseException:
-            await self.abort(upload)
+            await give_up(self._store, upload)
             raise
-
-    async def abort(self, upload: MultipartUpload) -> None:
-        """Leave no orphan in the bucket."""
-        try:
-            await self._store.abort_multipart(upload)
-        except StoreError as error:
-            details: dict[str, object] = {"key": upload.key, "reason": error}
-            event(_log, logging.WARNING, "abort_failed", details | error.details)
 
     async def _put(
         self,

@@ -12,6 +12,7 @@ import asyncio
 
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, StoreError
+from fuse_s3_worker.store.multipart import Target, assemble
 from fuse_s3_worker.store.types import (
     MultipartUpload,
     ObjectInfo,
@@ -20,7 +21,7 @@ from fuse_s3_worker.store.types import (
     same_version,
 )
 from fuse_s3_worker.transfer.blocks import Pool
-from fuse_s3_worker.transfer.parts import assemble, even_size
+from fuse_s3_worker.transfer.partsize import even_size
 from fuse_s3_worker.transfer.relay import Relay
 
 __all__ = ["Copier"]
@@ -109,7 +110,7 @@ class Copier:
 
         size = even_size(source.size, _PART_LEAST)
         bounds = [*range(0, source.size, size), source.size]
-        return await assemble(self._store, key, found.headers, bounds, copy, check)
+        return await assemble(self._store, Target(key, found.headers), bounds, copy, check)
 
     async def _see_nothing_at(self, key: str) -> None:
         try:

@@ -8,7 +8,9 @@ the parts bound the object; `largest_object` says where that ends.
 
 from fuse_s3_worker.config.units import GIB, MIB, TIB
 
-__all__ = ["OBJECT_MAX", "PARTS_MAX", "PART_MAX", "PART_MIN", "largest_object", "part_size"]
+__all__ = [
+    "OBJECT_MAX", "PARTS_MAX", "PART_MAX", "PART_MIN", "even_size", "largest_object", "part_size",
+]  # fmt: skip
 
 # "Amazon S3 multipart upload limits" in the S3 user guide.
 PARTS_MAX = 10_000
@@ -34,3 +36,8 @@ def largest_object(first: int, largest: int) -> int:
     """Return how many bytes fit into PARTS_MAX parts, at most OBJECT_MAX."""
     steps = range(1, PARTS_MAX + 1, _STEP)
     return min(sum(_STEP * part_size(number, first, largest) for number in steps), OBJECT_MAX)
+
+
+def even_size(size: int, least: int) -> int:
+    """Return the size of equal parts that an object of `size` bytes can be made of."""
+    return max(least, -(-size // (PARTS_MAX * MIB)) * MIB)

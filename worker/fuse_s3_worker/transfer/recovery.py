@@ -15,6 +15,7 @@ from typing import NamedTuple
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
 from fuse_s3_worker.log import event
+from fuse_s3_worker.store.multipart import give_up
 from fuse_s3_worker.store.ranges import ViewSink
 from fuse_s3_worker.store.types import MultipartUpload, ObjectInfo
 from fuse_s3_worker.transfer.extents import Extent
@@ -223,7 +224,7 @@ async def _stored_before(staging: Staging, stage: Stage) -> ObjectInfo | None:
     """Return the object if it is what was to be stored already; end what was begun."""
     known = stage.known
     if known.upload_id:
-        await staging.assembly.abort(MultipartUpload(known.key, known.upload_id))
+        await give_up(staging.store, MultipartUpload(known.key, known.upload_id))
     try:
         found = await staging.store.head(known.key)
     except StoreError as error:

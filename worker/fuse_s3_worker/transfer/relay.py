@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import Fault, StoreError
 from fuse_s3_worker.http.connection import ReplyHead
+from fuse_s3_worker.store.multipart import Target, assemble
 from fuse_s3_worker.store.types import (
     Body,
     MultipartUpload,
@@ -21,7 +22,7 @@ from fuse_s3_worker.store.types import (
 )
 from fuse_s3_worker.transfer.blocks import Pool
 from fuse_s3_worker.transfer.buffer import PartBuffer
-from fuse_s3_worker.transfer.parts import assemble, even_size
+from fuse_s3_worker.transfer.partsize import even_size
 
 __all__ = ["Relay"]
 
@@ -59,7 +60,7 @@ class Relay:
                 return await self._store.upload_part(upload, number, body)
 
         bounds = [*range(0, source.size, size), source.size]
-        return await assemble(self._store, key, found.headers, bounds, send)
+        return await assemble(self._store, Target(key, found.headers), bounds, send)
 
     @contextlib.asynccontextmanager
     async def _fetched(self, source: ObjectInfo, start: int, end: int) -> AsyncIterator[Body]:

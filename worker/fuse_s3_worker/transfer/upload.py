@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fuse_s3_worker.errors import Fault, FileSystemError, ServeError, StoreError
-from fuse_s3_worker.log import event
+from fuse_s3_worker.store.multipart import give_up
 from fuse_s3_worker.store.types import Body, MultipartUpload, ObjectInfo, PartResult
 from fuse_s3_worker.transfer import writable
 from fuse_s3_worker.transfer.assembly import NO_COPY
@@ -446,11 +446,7 @@ class Upload:
             upload = await multipart
         except StoreError:
             return  # it was never begun
-        try:
-            await self._store.abort_multipart(upload)
-        except StoreError as error:
-            details: dict[str, object] = {"key": self.key, "reason": error}
-            event(_log, logging.WARNING, "abort_failed", details | error.details)
+        await give_up(self._store, upload)
 
     def _free_all(self) -> None:
         """Give all memory back; no part is on its way any more."""

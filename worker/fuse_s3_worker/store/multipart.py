@@ -1,17 +1,16 @@
-"""Putting an object together of parts that are made side by side."""
+"""Multipart uploads from beginning to end: parts made side by side, and none left behind."""
 
 import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from fuse_s3_worker.config.units import MIB
 from fuse_s3_worker.errors import StoreError
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import MultipartUpload, ObjectInfo, ObjectStore, PartResult
-from fuse_s3_worker.transfer.partsize import PARTS_MAX
 
-__all__ = ["MakePart", "assemble", "even_size"]
+__all__ = ["MakePart", "Target", "assemble", "give_up"]
 
 _log = logging.getLogger(__name__)
 
@@ -19,15 +18,22 @@ MakePart = Callable[[MultipartUpload, int, int, int], Awaitable[PartResult]]
 """Makes a part: of an upload, with a number, of bytes [start, end)."""
 
 
-def even_size(size: int, least: int) -> int:
-    """Return the size of equal parts that an object of `size` bytes can be made of."""
-    return max(least, -(-size // (PARTS_MAX * MIB)) * MIB)
+class Target(NamedTuple):
+    """What parts become.
+
+    Attributes:
+        headers: see `ObjectStore.put`.
+        replaces: the only version that it may take the place of, if there is one.
+    """
+
+    key: str
+    headers: Mapping[str, str]
+    replaces: ObjectInfo | None = None
 
 
 async def assemble(
     store: ObjectStore,
-    key: str,
-    headers: Mapping[str, str],
+    target: Target,
     bounds: Sequence[int],
     make: MakePart,
     check: Callable[[], Awaitable[None]] | None = None,
@@ -36,8 +42,7 @@ async def assemble(
 
     Args:
         store: where.
-        key: its key.
-        headers: its headers; see `ObjectStore.put`.
+        target: which one, and what it carries.
         bounds: where parts begin and end: the first is 0, the last the size of the object.
         make: makes a part.
         check: looks, in the last moment before the object is there, whether it shall be.
@@ -45,7 +50,7 @@ async def assemble(
     Raises:
         StoreError: it is not there.
     """
-    upload = await store.create_multipart(key, headers=headers)
+    upload = await store.create_multipart(target.key, headers=target.headers)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -54,9 +59,10 @@ async def assemble(
             ]
         if check is not None:
             await check()
-        return await store.complete_multipart(upload, [task.result() for task in tasks])
+        parts = [task.result() for task in tasks]
+        return await store.complete_multipart(upload, parts, replaces=target.replaces)
     except BaseException as error:
-        await _give_up(store, upload)
+        await give_up(store, upload)
         if isinstance(error, ExceptionGroup):
             raise error.exceptions[0] from None
         raise
@@ -68,7 +74,8 @@ async def _made(
     return await make(upload, number, start, end)
 
 
-async def _give_up(store: ObjectStore, upload: MultipartUpload) -> None:
+async def give_up(store: ObjectStore, upload: MultipartUpload) -> None:
+    """Leave no orphan in the bucket; that this failed is told, and hides no other failure."""
     try:
         await store.abort_multipart(upload)
     except StoreError as error:
