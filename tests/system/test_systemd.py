@@ -153,6 +153,13 @@ def test_systemd_starts_the_worker_in_its_unit(machine: Machine) -> None:
     assert "missing" not in machine["sandbox"]
 
 
+def test_a_worker_in_its_unit_answers_an_administrator(machine: Machine) -> None:
+    assert machine.failed("ask") == []
+    assert re.search(rf"/mnt/fstab {machine.bucket.name}/fstab rw \d+ ", machine["list"])
+    assert f"{machine.bucket.name}/fstab" in machine["answer"]
+    assert "sandbox" in machine["answer"]
+
+
 def test_an_automount_mounts_on_access_and_unmounts_when_idle(machine: Machine) -> None:
     assert machine.failed("automount") == []
     assert machine["before-access"] == "autofs"
@@ -197,7 +204,7 @@ def test_readers_see_nothing_of_a_worker_that_is_killed(machine: Machine) -> Non
 def test_a_handover_is_no_failure_of_the_unit(machine: Machine) -> None:
     assert machine.failed("hand_over") == []
     assert machine["handed-over"].startswith("fuse-s3-worker@")
-    assert machine.bucket.get("tree/handed") == b"x" * MIB + b"y" * MIB
+    assert machine.bucket.get("tree/handed") == b"x" * MIB + b"y" * MIB + b"z" * MIB
 
 
 def test_systemd_has_nothing_to_complain_about(machine: Machine) -> None:

@@ -92,6 +92,12 @@ def boot() -> None:
     say("sandbox", re.search(r" sandbox (.*)", log())[1])  # type: ignore[index]
 
 
+def ask() -> None:
+    """What an administrator asks a worker in its unit."""
+    say("list", run("fuse-s3", "list"))
+    say("answer", run("fuse-s3", "status", _MNT))
+
+
 def automount() -> None:
     """Mounted on access, unmounted when idle, and mounted again."""
     say("auto-content", (_AUTO / "x").read_text())
@@ -182,13 +188,18 @@ def longest(seen: list[Pause], kill: Pause) -> float:
 
 
 def hand_over() -> None:
-    """On purpose: the unit has not failed, and the next one goes on."""
+    """On purpose, by a signal and on request: no unit has failed, and the next one goes on."""
     pid = worker_of(_TREE)
     with (_TREE / "handed").open("wb", buffering=0) as file:
         file.write(b"x" * _MIB)
         os.kill(pid, signal.SIGUSR1)
         file.write(b"y" * _MIB)
     wait_until(lambda: worker_of(_TREE) != pid, "the next worker")
+    second = worker_of(_TREE)
+    run("fuse-s3", "restart", _TREE)
+    with (_TREE / "handed").open("ab") as file:
+        file.write(b"z" * _MIB)
+    wait_until(lambda: worker_of(_TREE) != second, "the one after it")
     say("handed-over", workers()[worker_of(_TREE)])
 
 
@@ -200,7 +211,7 @@ def journal() -> None:
 
 
 STEPS: list[Callable[[], None]] = [
-    boot, automount, units, lazily, early, credentials, survive, hand_over, journal,
+    boot, ask, automount, units, lazily, early, credentials, survive, hand_over, journal,
 ]  # fmt: skip
 
 

@@ -89,6 +89,7 @@ CALLS = (
         "starting an interpreter",
         start=True,
     ),
+    Calls("chmod fchmodat", "the control socket's mode: no descriptor names it", start=True),
     Calls(
         "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
         "giving up the rest",
