@@ -6,7 +6,7 @@
     PREFIX/bin/fuse-s3          the command
     SBINDIR/mount.s3            the helper, and mount.fuse.s3, a link to it
     PREFIX/lib/sysusers.d       the system user that workers run as
-    PREFIX/lib/tmpfiles.d       the directory of their control sockets, at each boot
+    PREFIX/lib/tmpfiles.d       the directories of their control sockets and caches, at each boot
     PREFIX/lib/systemd/system   the units that start workers, and a link that has them started
     PREFIX/share/man            the manual pages
 
@@ -29,6 +29,7 @@ from manpage import SOURCES, write_pages
 ROOT = Path(__file__).resolve().parent.parent
 USER = "fuse-s3"
 RUNTIME = Path("/run/fuse-s3/control")
+CACHE = Path("/var/cache/fuse-s3")
 HELPERS = ("mount.s3", "mount.fuse.s3")
 UNITS = ("fuse-s3-worker.socket", "fuse-s3-worker@.service")
 
@@ -112,6 +113,7 @@ def install(layout: Layout) -> None:
     if not layout.destdir:
         make_user()
         make_runtime()
+        make_cache()
     put(layout.staged(layout.files), "".join(f"{path}\n" for path in layout.all), 0o644)
     first, *others = layout.helpers
     build(layout.staged(first), layout.worker, layout.keeper)
@@ -174,6 +176,26 @@ def make_runtime(path: Path = RUNTIME) -> None:
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
+def make_cache(path: Path = CACHE) -> None:
+    """Make a directory for `cache=`, as tmpfiles.d does; what is there stays as it is."""
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    account = pwd.getpwnam(USER)
+    os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def remove_cache(path: Path = CACHE) -> None:
+    """Remove it, unless there is something in it that was never stored."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        print(f"{path} stays: there is something in it, see fuse-s3 staged")
+
+
 def uninstall(layout: Layout) -> None:
     """Take away what `install` put, the helper first; mounts that exist go on."""
     for helper in layout.helpers:
@@ -192,6 +214,7 @@ def uninstall(layout: Layout) -> None:
         if not remove_user():
             return
         shutil.rmtree(RUNTIME, ignore_errors=True)
+        remove_cache()
 
 
 def remove_user() -> bool:

@@ -104,6 +104,7 @@ def boot(bucket: Bucket, times: int) -> Machine:
         machine.write("etc/fstab", "".join([*lines, example(automatic, "auto", bucket)]))
         machine.unit("mnt-unit.mount", example("[Mount]", "unit", bucket))
         machine.unit("mnt-unit.automount", example("[Automount]", "unit", bucket))
+        machine.write("etc/cache.conf", example("ReadWritePaths=", "", bucket))
         machine.unit("user.service", _USER, wanted_by="multi-user.target")
         environment = {
             "KILLS": str(times),
@@ -187,6 +188,20 @@ def test_keys_from_a_program_need_a_worker_without_the_unit(machine: Machine) ->
     assert "worker_user=fuse-s3" in machine["keys-in-unit"]
     assert machine["keys"] == "keys"
     assert not machine["keys-unit"].startswith("fuse-s3-worker@")
+
+
+@pytest.mark.parametrize("name", ["cache", "scratch"])
+def test_what_is_changed_is_kept_on_disk(machine: Machine, name: str) -> None:
+    assert machine.failed("cached") == []
+    assert machine[f"{name}-unit"].startswith("fuse-s3-worker@")
+    assert machine[f"{name}-staged"] == "['.data']"
+    content = machine.bucket.get(f"keys/{name}")
+    assert content == bytes(7 * MIB) + b"changed" + bytes(13 * MIB - len("changed"))
+
+
+def test_a_cache_that_the_unit_does_not_name_is_refused_with_what_to_do(machine: Machine) -> None:
+    assert "cache=/scratch/fuse-s3: Read-only file system" in machine["scratch-refused"]
+    assert "ReadWritePaths=" in machine["scratch-refused"]
 
 
 def test_a_lazy_unmount_lets_its_users_finish(machine: Machine) -> None:

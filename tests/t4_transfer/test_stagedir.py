@@ -88,6 +88,24 @@ def test_a_directory_that_is_not_ours_alone_is_refused(cache: Path, how: str) ->
     assert "chown" in str(refused.value)
 
 
+def test_where_the_unit_of_systemd_is_in_the_way_that_is_said(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the directory itself is like can be seen from outside, and is right."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(CacheDirectoryError, match=r"directory: make .* not in a home or in /tmp"):
+        StageDirectory.open("/home/nobody/there", PLACE, ABOUT)
+    with pytest.raises(CacheDirectoryError) as elsewhere:
+        StageDirectory.open("/nowhere/at/all", PLACE, ABOUT)
+    assert "systemd" not in str(elsewhere.value)
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(CacheDirectoryError, match=r"Read-only file system; .* ReadWritePaths="):
+        StageDirectory.open(str(cache), PLACE, ABOUT)
+
+
 def test_a_relative_path_is_refused() -> None:
     with pytest.raises(CacheDirectoryError, match="absolute"):
         StageDirectory.open("cache", PLACE, ABOUT)

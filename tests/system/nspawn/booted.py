@@ -9,6 +9,7 @@ Each line of its output that begins with `@` is a finding, `@name text`, for tes
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ _FINDINGS = Path("/findings")
 _MNT, _AUTO, _UNIT, _TREE, _EARLY, _KEYS = (
     Path("/mnt") / name for name in ("fstab", "auto", "unit", "tree", "early", "keys")
 )
+_CACHE, _SCRATCH = Path("/var/cache/fuse-s3"), Path("/scratch/fuse-s3")
+_DROP_IN = Path("/etc/systemd/system/fuse-s3-worker@.service.d/cache.conf")
 _WORKER = b"/usr/lib/fuse-s3/bin/fuse-s3-worker"
 _MIB = 1 << 20
 
@@ -152,6 +155,41 @@ def credentials() -> None:
     run("umount", _KEYS)
 
 
+def cached() -> None:
+    """Changes of files on disk: where the unit allows it, and where a drop-in does."""
+    try_cache("cache", _CACHE)
+    _SCRATCH.mkdir(parents=True)
+    shutil.chown(_SCRATCH, "fuse-s3", "fuse-s3")
+    refused = subprocess.run(cache_mount(_SCRATCH), check=False, capture_output=True, text=True)
+    say("scratch-refused", refused.stderr)
+    _DROP_IN.parent.mkdir()
+    shutil.copy("/etc/cache.conf", _DROP_IN)
+    run("systemctl", "daemon-reload")
+    try_cache("scratch", _SCRATCH)
+
+
+def cache_mount(cache: Path) -> list[str]:
+    """Return the command that mounts with a cache directory."""
+    options = f"{os.environ['OPTIONS']},cache={cache},write_back=600"
+    return ["mount", "-t", "s3", os.environ["SPEC"], str(_KEYS), "-o", options]
+
+
+def try_cache(name: str, cache: Path) -> None:
+    """Change a file in its midst, and let the worker die before that is stored by itself."""
+    run(*cache_mount(cache))
+    file = _KEYS / name
+    file.write_bytes(bytes(20 * _MIB))
+    first = worker_of(_KEYS)
+    with file.open("r+b", buffering=0) as opened:
+        opened.seek(7 * _MIB)
+        opened.write(b"changed")
+        say(f"{name}-staged", [path.suffix for path in sorted(cache.glob("*/*.data"))])
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: worker_of(_KEYS) != first, "the next worker")
+    say(f"{name}-unit", workers()[worker_of(_KEYS)])
+    run("umount", _KEYS)
+
+
 def lazily() -> None:
     """Detached while it is in use: the user's descriptor is good until it is closed."""
     run("systemctl", "start", "mnt-unit.mount")
@@ -211,7 +249,7 @@ def journal() -> None:
 
 
 STEPS: list[Callable[[], None]] = [
-    boot, ask, automount, units, lazily, early, credentials, survive, hand_over, journal,
+    boot, ask, automount, units, lazily, early, credentials, cached, survive, hand_over, journal,
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Everything here blocks, and is called in a thread.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -38,6 +39,7 @@ _ABOUT = "bucket.json"
 _ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_IN_THE_UNIT = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108  no file
 _JOURNAL_MAX = 1 << 30  # bytes; what is larger is none of ours
 _ADDED_MAX = 1 << 20  # bytes of records that a journal is allowed in any case
 
@@ -77,7 +79,8 @@ def open_cache(path: str) -> int:
         fd = os.open(path, _DIRECTORY)
     except OSError as error:
         text = f"cache={path}: {error.strerror}: make it with mkdir, and chown it to "
-        raise CacheDirectoryError(f"{text}the worker's user {_whoami()}") from None
+        text += f"the worker's user {_whoami()}{_hint(path, error)}"
+        raise CacheDirectoryError(text) from None
     found = os.fstat(fd)
     writable_by_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if found.st_uid == os.geteuid() and not writable_by_others:
@@ -85,6 +88,17 @@ def open_cache(path: str) -> int:
     os.close(fd)
     reason = "others may write to it" if writable_by_others else "it is not the worker's"
     raise CacheDirectoryError(f"cache={path}: {reason}: chown {_whoami()} and chmod 0700 it")
+
+
+def _hint(path: str, error: OSError) -> str:
+    """Return what to do where it is the unit's doing, and the directory is as it should be."""
+    if error.errno == errno.EROFS:
+        unit = "name it in ReadWritePaths= of a drop-in"
+    elif path.startswith(_NOT_IN_THE_UNIT):
+        unit = "choose one that is not in a home or in /tmp, which are not there for it"
+    else:
+        return ""
+    return f"; if systemd starts the worker, {unit} (see docs/systemd.md)"
 
 
 def _whoami() -> str:
@@ -120,7 +134,9 @@ class StageDirectory:
             made = cls(os.open(place.name, _DIRECTORY, dir_fd=fd), Path(cache) / place.name)
             os.close(made.write(_ABOUT, json.dumps(about, indent=1).encode()))
         except OSError as error:
-            raise CacheDirectoryError(f"cache={cache}: {error.strerror}") from None
+            raise CacheDirectoryError(
+                f"cache={cache}: {error.strerror}{_hint(cache, error)}"
+            ) from None
         finally:
             os.close(fd)
         return made
