@@ -204,6 +204,12 @@ def test_a_cache_that_the_unit_does_not_name_is_refused_with_what_to_do(machine:
     assert "ReadWritePaths=" in machine["scratch-refused"]
 
 
+def test_a_worker_without_its_own_sandbox_works_in_the_unit(machine: Machine) -> None:
+    assert machine.failed("unconfined") == []
+    assert machine["unconfined"] == "keys"
+    assert machine["unconfined-unit"].startswith("fuse-s3-worker@")
+
+
 def test_a_lazy_unmount_lets_its_users_finish(machine: Machine) -> None:
     assert machine.failed("lazily") == []
     assert machine["lazy"] == "nothing"

@@ -155,6 +155,16 @@ def credentials() -> None:
     run("umount", _KEYS)
 
 
+def unconfined() -> None:
+    """Without the worker's own sandbox, to look for what it is in the way of: the unit stays."""
+    run(
+        "mount", "-t", "s3", os.environ["SPEC"], _KEYS, "-o", f"{os.environ['OPTIONS']},sandbox=off"
+    )
+    say("unconfined", (_KEYS / "x").read_text())
+    say("unconfined-unit", workers()[worker_of(_KEYS)])
+    run("umount", _KEYS)
+
+
 def cached() -> None:
     """Changes of files on disk: where the unit allows it, and where a drop-in does."""
     try_cache("cache", _CACHE)
@@ -249,7 +259,8 @@ def journal() -> None:
 
 
 STEPS: list[Callable[[], None]] = [
-    boot, ask, automount, units, lazily, early, credentials, cached, survive, hand_over, journal,
+    boot, ask, automount, units, lazily, early, credentials, cached,
+    unconfined, survive, hand_over, journal,
 ]  # fmt: skip
 
 

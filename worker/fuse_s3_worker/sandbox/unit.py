@@ -1,6 +1,6 @@
 """The same table for a service manager: lines for the [Service] section of the worker's unit."""
 
-from fuse_s3_worker.sandbox.allowed import CALLS, FAMILIES
+from fuse_s3_worker.sandbox.allowed import CALLS, FAMILIES, NOT_THERE
 
 __all__ = ["unit_lines"]
 
@@ -25,4 +25,9 @@ def unit_lines() -> list[str]:
     lines += [f"RestrictAddressFamilies={' '.join(FAMILIES)}"]
     for calls in CALLS:
         lines += [f"# {calls.why}", f"SystemCallFilter={calls.words}"]
+    absent = " ".join(f"{name}:ENOSYS" for name in NOT_THERE)
+    lines += [
+        "# as if this kernel had none: then the C library starts threads with clone, and that"
+    ]
+    lines += ["# one's flags are looked at", f"SystemCallFilter=~{absent}"]
     return lines
