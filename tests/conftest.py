@@ -37,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--vm", action="store_true", help="run those that boot a machine: make test-vm"
     )
+    parser.addoption(
+        "--units", action="store_true",
+        help="systemd starts the workers here: leave out what is about those that mount.s3 starts",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,16 +61,20 @@ def _stores(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for mark in ("long", "vm"):
-        if not config.getoption(f"--{mark}"):
-            left_out = [item for item in items if item.get_closest_marker(mark)]
-            _deselected.extend((mark, item.nodeid) for item in left_out)
-            config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if item not in left_out]
+    for mark in _marks_to_leave_out(config):
+        left_out = [item for item in items if item.get_closest_marker(mark)]
+        _deselected.extend((mark, item.nodeid) for item in left_out)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     reason = _why_no_mounts()
     for item in items:
         if reason and item.get_closest_marker("mount"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _marks_to_leave_out(config: pytest.Config) -> list[str]:
+    marks = [mark for mark in ("long", "vm") if not config.getoption(f"--{mark}")]
+    return [*marks, "keeper"] if config.getoption("--units") else marks
 
 
 def _why_no_mounts() -> str:
@@ -190,7 +198,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for mark, count in Counter(mark for mark, _ in _deselected).items():
-        terminalreporter.write_line(f"{count} {mark} tests were left out: see --{mark}")
+        option = "--units" if mark == "keeper" else f"--{mark}"
+        terminalreporter.write_line(f"{count} {mark} tests were left out: see {option}")
     if not _not_run:
         return
     terminalreporter.section("COULD NOT RUN", sep="!", red=True, bold=True)

@@ -18,7 +18,6 @@ from support.process import ROOT
 
 __all__ = ["Container", "why_not"]
 
-_PATIENCE = 900.0  # seconds; a busy machine, and fifty deaths
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _EMPTY = ("usr", "proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "root", "home", "mnt")
 _NOT_COPIED = ("fstab", "systemd/system", "systemd/user", "machine-id", "rc*.d", "cron*", "ssh")
@@ -102,7 +101,7 @@ class Container:
         wants.mkdir(parents=True, exist_ok=True)
         (wants / Path(path).name).symlink_to(path)
 
-    def boot(self, environment: Mapping[str, str]) -> str:
+    def boot(self, environment: Mapping[str, str], *, patience: float = 900.0) -> str:
         """Boot it, and wait until it has powered itself off; return what it printed.
 
         Raises:
@@ -115,7 +114,7 @@ class Container:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_PATIENCE,
+            timeout=patience,
             env=os.environ | environment,
         )
         return done.stdout + done.stderr

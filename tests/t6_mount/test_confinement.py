@@ -33,6 +33,7 @@ def _status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+@pytest.mark.keeper
 def test_no_power(bucket: Bucket) -> None:
     with Mount(bucket) as mnt:
         account = pwd.getpwnam("fuse-s3")
@@ -95,6 +96,7 @@ def _sockets(pid: int, endpoint: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.keeper
 def test_only_known_descriptors(bucket: Bucket) -> None:
     secret = os.open("/etc/shadow", os.O_RDONLY)
     os.set_inheritable(secret, True)
@@ -111,6 +113,7 @@ def test_only_known_descriptors(bucket: Bucket) -> None:
         os.close(secret)
 
 
+@pytest.mark.keeper
 def test_only_what_it_needs_of_the_environment(bucket: Bucket) -> None:
     hostile = {
         "PYTHONPATH": "/tmp/nowhere",

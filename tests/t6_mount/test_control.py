@@ -125,6 +125,7 @@ def test_every_command_of_a_mount_that_is_used(bucket: Bucket) -> None:  # noqa:
     assert "is no mounted bucket" in done.stderr
 
 
+@pytest.mark.keeper
 def test_root_and_the_owner_of_the_files_may_ask_and_nobody_else(bucket: Bucket) -> None:
     with Mount(bucket, f"uid={SOMEBODY}", f"gid={SOMEBODY}") as mnt:
         path = place(mnt.pid)

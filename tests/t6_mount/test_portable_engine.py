@@ -216,6 +216,7 @@ def test_it_runs_in_the_whole_sandbox(bucket: Bucket) -> None:
             assert re.search(r"^Seccomp:\t2$", (task / "status").read_text(), re.MULTILINE)
 
 
+@pytest.mark.keeper
 def test_without_the_library(bucket: Bucket) -> None:
     def attempt() -> tuple[int, str]:
         for path in Path("/usr/lib").glob("*-linux-gnu/libfuse.so.2.*"):

@@ -95,6 +95,7 @@ def test_without_it(bucket: Bucket) -> None:
 LACKING = ("python3", "-IS", str(Path(__file__).parent.parent / "support/seccomp.py"))
 
 
+@pytest.mark.keeper
 def test_a_mount_on_a_kernel_without_landlock(bucket: Bucket) -> None:
     without = f"{' '.join(LACKING)} landlock_create_ruleset {errno.ENOSYS}"
     with Mount(bucket, command=f"{without} mount -t s3 SPEC DIR -o OPTIONS") as mnt:
@@ -104,6 +105,7 @@ def test_a_mount_on_a_kernel_without_landlock(bucket: Bucket) -> None:
         assert all(status["Seccomp"] == "2" for status in statuses(mnt.pid))
 
 
+@pytest.mark.keeper
 def test_strict_refuses_such_a_kernel(attempt: Attempt) -> None:
     attempt.command = (*LACKING, "landlock_create_ruleset", str(errno.ENOSYS), "mount", "-t", "s3")
     attempt.options.append("sandbox=strict")
@@ -116,6 +118,7 @@ def test_strict_refuses_such_a_kernel(attempt: Attempt) -> None:
     )
 
 
+@pytest.mark.keeper
 def test_a_check_of_the_options_finds_it_as_well(attempt: Attempt) -> None:
     """`mount -f` mounts nothing, and says whether it could."""
     fake = ("mount", "-f", "-t", "s3")
@@ -237,6 +240,7 @@ def test_https_through_a_proxy(servers: Servers, rgw: Store) -> None:
         assert proxy.requests
 
 
+@pytest.mark.keeper
 def test_the_key_of_a_program(bucket: Bucket, public: Path) -> None:
     """Which runs beside the sandbox, with no more power; and ends with the mount."""
     keys = bucket.store.keys
