@@ -5,6 +5,7 @@ Everything else is laid into a copy of it each time.
 """
 
 import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,7 +23,16 @@ _PACKAGES = (
     "selinux-policy-default selinux-utils policycoreutils initramfs-tools linux-image-cloud-amd64 "
     "zstd"
 )
-_DISK_SIZE = "1500M"
+# A later kernel beside it, which has all that a worker can be confined with, and outlived by.
+_LATER_KERNEL = (
+    'echo "$(head -n 1 "$1/etc/apt/sources.list" | sed "s/ bookworm / bookworm-backports /")" '
+    '>>"$1/etc/apt/sources.list" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" '
+    "&& apt-get update -q "
+    "&& apt-get install -q -y --download-only -t bookworm-backports linux-image-cloud-amd64 "
+    '&& chroot "$1" '
+    "sh -c 'dpkg --install /var/cache/apt/archives/linux-image-*.deb'"
+)
+_DISK_SIZE = "1800M"
 _MODULE = ROOT / "build/selinux/fuse_s3.pp"
 
 _UNIT = """\
@@ -45,11 +55,14 @@ _SELINUX = "SELINUX=enforcing\nSELINUXTYPE=default\n"
 
 
 class Disk(NamedTuple):
-    """What QEMU needs."""
+    """What QEMU needs; the kernels are sorted, the oldest first."""
 
     image: Path
-    kernel: Path
-    initrd: Path
+    kernels: list[Path]
+
+    def initrd(self, kernel: Path) -> Path:
+        """Return what a kernel starts with."""
+        return kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img", 1))
 
 
 def make_disk(fstab: str, keys: Keys) -> Disk:
@@ -78,14 +91,17 @@ def make_disk(fstab: str, keys: Keys) -> Disk:
     image = BUILD / "disk.img"
     image.unlink(missing_ok=True)
     run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image), _DISK_SIZE)
-    (kernel,) = (root / "boot").glob("vmlinuz-*")
-    (initrd,) = (root / "boot").glob("initrd.img-*")
-    return Disk(image, kernel, initrd)
+    kernels = sorted((root / "boot").glob("vmlinuz-*"), key=_version)
+    return Disk(image, kernels)
+
+
+def _version(kernel: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", kernel.name)]
 
 
 def _debian() -> Path:
     """Return Debian as mmdebstrap makes it, with a kernel and a policy."""
-    digest = hashlib.sha256(f"{SUITE} {_PACKAGES}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{SUITE} {_PACKAGES} {_LATER_KERNEL}".encode()).hexdigest()[:16]
     base = BUILD / f"debian-{digest}"
     if not base.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -95,6 +111,7 @@ def _debian() -> Path:
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--quiet"),
             f"--include={','.join(_PACKAGES.split())}",
             '--aptopt=APT::Install-Recommends "false"',
+            f"--customize-hook={_LATER_KERNEL}",
             *(SUITE, str(fresh)),
         )
         fresh.rename(base)

@@ -5,12 +5,15 @@ Each line of its output that begins with `@` is a finding, `@name text`, for tes
 
 import os
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _WORKER = Path("/usr/lib/fuse-s3/bin/fuse-s3-worker")
 _KEEPER = Path("/usr/lib/fuse-s3/bin/fuse-s3-keeper")
+_CACHE = Path("/var/cache/fuse-s3")
 _MNT, _WEB = Path("/mnt/bucket"), Path("/mnt/web")
 
 
@@ -95,9 +98,32 @@ def use() -> None:
     say("names", sorted(path.name for path in _MNT.iterdir()))
     say("content", (_MNT / "d/mine").read_text())
     say("type", os.getxattr(_MNT / "theirs", "security.selinux").decode().rstrip("\0"))
+    with (_MNT / "large").open("r+b", buffering=0) as file:
+        file.seek(5 << 20)
+        file.write(b"changed")
+        (staged,) = _CACHE.glob("*/*.data")
+        say("staged", os.getxattr(staged, "security.selinux").decode().rstrip("\0"))
+    with (_MNT / "large").open("rb") as file:
+        file.seek((5 << 20) - 1)
+        say("changed", file.read(9)[1:-1].decode())
     (_MNT / "large").unlink()
+    say("status-systemd", run("fuse-s3", "status", str(_MNT)))
+    outlive("systemd")
     run("systemctl", "stop", "mnt-bucket.mount")
     say("unmounted", not os.path.ismount(_MNT))
+
+
+def outlive(keeper: str) -> None:
+    """Kill the worker, and have its successor hand over, where the kernel can ask again."""
+    if [int(number) for number in os.uname().release.split(".")[:2]] < [6, 9]:
+        return
+    before = worker()
+    os.kill(before, signal.SIGKILL)
+    (_MNT / "outlived").write_text("by its successor")
+    say(f"killed-{keeper}", f"{(_MNT / 'outlived').read_text()} {worker() != before}")
+    run("fuse-s3", "restart", str(_MNT))
+    (_MNT / "outlived").write_text("by the next one")
+    say(f"restarted-{keeper}", (_MNT / "outlived").read_text())
 
 
 def context() -> None:
@@ -120,7 +146,8 @@ def kept() -> None:
         say("kept", Path(f"/proc/{worker()}/attr/current").read_text().rstrip("\0"))
         (_MNT / "kept").write_text("by the keeper's worker")
         say("stored", (_MNT / "kept").read_text())
-        say("status", run("fuse-s3", "status", str(_MNT)))
+        say("status-keeper", run("fuse-s3", "status", str(_MNT)))
+        outlive("keeper")
         run("umount", str(_MNT))
         _wait_for_end()
     finally:
@@ -134,10 +161,15 @@ def strictly() -> None:
 
 
 def _wait_for_end() -> None:
-    for _ in range(100):
-        if not processes(_WORKER):
+    _wait(lambda: not processes(_WORKER), "the end of the worker")
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    for _ in range(600):
+        if condition():
             return
         time.sleep(0.1)
+    raise TimeoutError(f"waited for {what}")
 
 
 def denials() -> None:
