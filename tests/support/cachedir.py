@@ -77,6 +77,9 @@ def cache_directory(path: Path, store: Store) -> Iterator[CacheDirectory]:
 
 def kill_worker(mnt: Mount) -> None:
     """Kill the worker and who would start another, and take away the mount that they leave."""
+    unit = Path(f"/proc/{mnt.pid}/cgroup").read_text().strip().rpartition("/")[2]
+    if unit.startswith("fuse-s3-worker@"):  # one that is to stop is not started again
+        run("systemctl", "stop", "--no-block", unit)
     os.killpg(os.getpgid(mnt.pid), signal.SIGKILL)
     assert mnt.wait_for_worker()
     wait_until(lambda: not mnt.unmount("-l").returncode, "the mount to go")

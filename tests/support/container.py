@@ -1,8 +1,8 @@
 """A real systemd that boots in a container: this machine's programs, a root directory of its own.
 
 /usr is this machine's, with the product in it; /etc is a copy without what is enabled here; the
-network is shared, so that servers of the tests are reached. Nothing is downloaded, and a boot takes
-a second. See systemd-nspawn(1).
+network is shared, so that servers of the tests are reached, and what is installed is known there.
+Nothing is downloaded, and a boot takes a second. See systemd-nspawn(1).
 """
 
 import contextlib
@@ -36,6 +36,7 @@ export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 setpriv --pdeathsig KILL systemd-nspawn --quiet --directory="$1" \\
     --register=no --keep-unit --console=pipe \\
     --system-call-filter="$LANDLOCK" --bind=/dev/fuse --bind=/dev/autofs --bind-ro="$2" \\
+    --bind-ro=/var/lib/dpkg \\
     --boot </dev/null
 echo $$ >/sys/fs/cgroup/cgroup.procs
 find $group -depth -type d -exec rmdir {} +

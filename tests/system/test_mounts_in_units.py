@@ -23,7 +23,6 @@ _NOT_OF_UNITS = (
     "test_model.py",  # of the file system's parts
     "test_fsx.py",  # the same
     "test_conformance.py::test_a_local_file_system_does_so",  # a disk is meant
-    "test_data.py::test_reading_a_gibibyte_and_writing_it",  # with a server that copes
 )
 # The units of the machine know one more directory, for caches of the tests.
 _DROP_IN = "[Service]\nReadWritePaths=-/scratch\n"
@@ -37,7 +36,7 @@ Requires=fuse-s3-worker.socket
 Type=oneshot
 WorkingDirectory={ROOT}
 ExecStart={ROOT}/build/venv/bin/pytest -p no:cacheprovider --basetemp=/scratch/pytest \
-    --units --stores=moto -q -rfE --tb=short -m mount tests/t6_mount \
+    --units -q -rfE --tb=short -m mount tests/t6_mount \
     {" ".join(f"--deselect=tests/t6_mount/{name}" for name in _NOT_OF_UNITS)}
 Environment=PYTHONDONTWRITEBYTECODE=1 HOME=/root LANG=C.UTF-8 TMPDIR=/scratch
 StandardOutput=file:/findings
@@ -62,4 +61,4 @@ def test_mounts_work_in_units_as_elsewhere() -> None:
     last = found.rstrip().rpartition("\n")[2]
     counts = {word: int(count) for count, word in re.findall(r"(\d+) ([a-z]+)", last)}
     assert counts.get("passed", 0) > 300, found[-20_000:]
-    assert not counts.keys() & {"failed", "error", "errors"}, found[-20_000:]
+    assert not counts.keys() & {"failed", "error", "errors", "skipped"}, found[-20_000:]

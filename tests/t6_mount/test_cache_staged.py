@@ -55,7 +55,6 @@ def test_a_conflict_is_kept_for_its_owner(bucket: Bucket, cache: CacheDirectory)
     assert bucket.get("c") == b"theirs c"
 
 
-@pytest.mark.keeper
 def test_a_copy_of_what_is_left(bucket: Bucket, cache: CacheDirectory, tmp_path: Path) -> None:
     """It is whole: what only the bucket has is fetched; and where that is gone, it says so."""
     before = os.urandom(3 * MIB)
@@ -102,7 +101,6 @@ def test_two_mounts_that_change_one_file(bucket: Bucket, cache: CacheDirectory) 
     assert cache.states() == {"file": "conflict"}
 
 
-@pytest.mark.keeper
 def test_what_the_command_refuses(bucket: Bucket, cache: CacheDirectory, tmp_path: Path) -> None:
     def refused(*words: object) -> str:
         done = cache.command(*words)

@@ -31,7 +31,6 @@ def tops(bucket: Bucket) -> set[str]:
     return {key.partition("/")[0] for key in keys}
 
 
-@pytest.mark.keeper
 def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
     """[S46] What was closed or fsynced and not stored when a worker was killed is stored by its
     successor, or by the next mount of that bucket and prefix with that `cache=`; what was not

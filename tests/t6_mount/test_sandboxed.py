@@ -82,6 +82,7 @@ def test_it_is_the_default(bucket: Bucket) -> None:
         assert all(status["Seccomp"] == "2" for status in statuses(mnt.pid))
 
 
+@pytest.mark.keeper
 def test_without_it(bucket: Bucket) -> None:
     with Mount(bucket, "sandbox=off") as mnt:
         works(mnt, bucket)
