@@ -283,6 +283,8 @@ def test_a_full_cache_disk(bucket: Bucket, public: Path) -> None:
             os.fsync(large)
             assert bucket.get("large")[: 4 * MIB] == b"".join(bytes([n]) * MIB for n in range(4))
             os.close(large)
+            # close has returned before the kernel lets go of the file.
+            wait_until(lambda: len(cache.files("data")) == 1, "the room of what is stored")
             os.close(change(mnt / "large", 0, b"again"))
             assert sorted(cache.states().values()) == ["waiting", "waiting"]
         assert bucket.get("synced") == patched(patched(before, 0, b"synced"), 100, b"closed")
