@@ -4,8 +4,13 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.mounts import clean_environment, entries_at, run, workers
-from support.process import wait_until
+from support.mounts import (
+    check_no_worker_is_left,
+    clean_environment,
+    entries_at,
+    run,
+    workers,
+)
 from support.s3 import Store
 
 __all__ = ["FAILURE", "SECRET", "USAGE", "Attempt"]
@@ -29,8 +34,7 @@ class Attempt:
         """Try it; check everything that is true of all refusals, and that the line has `words`."""
         before = workers()
         done = self.outcome()
-        # Whoever was started has said why not, and ends by itself where systemd has started it.
-        wait_until(lambda: workers() <= before, "the end of the worker")
+        check_no_worker_is_left(before)
         self.check(done, status, *words)
 
     def outcome(self) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,7 @@ __all__ = [
     "MountEntry",
     "MountFailedError",
     "abort",
+    "check_no_worker_is_left",
     "clean_environment",
     "entries_at",
     "run",
@@ -29,6 +30,7 @@ __all__ = [
 
 _WORKER = "/usr/lib/fuse-s3/bin/fuse-s3-worker"
 _PATIENCE = 60.0  # seconds; far more than anything here takes
+_SOCKET = Path("/run/fuse-s3/worker.sock")  # where systemd is asked for workers
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 
@@ -69,6 +71,16 @@ def _unescape(word: str) -> str:
         if "\\" in word
         else (word)
     )
+
+
+def check_no_worker_is_left(before: set[int]) -> None:
+    """Check that there are those workers that there were, and no other.
+
+    mount.s3 waits for the end of one that it has started; one in a unit ends by itself.
+    """
+    if _SOCKET.exists():
+        wait_until(lambda: workers() <= before, "the end of the worker")
+    assert workers() == before
 
 
 def workers() -> set[int]:

@@ -16,7 +16,7 @@ DATE = "Wed, 01 Apr 2026 12:00:00 GMT"
 
 
 def server(request: Request, *, dying: bool) -> bytes:
-    """Be a bucket with one large object, which is out of order from the second part on, or not."""
+    """Be a bucket with one large object; a `dying` one copies no part and aborts nothing."""
     if request.method == "HEAD":
         told = {"content-length": str(LARGE.size), "etag": OLD, "last-modified": DATE}
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from support import faults
-from support.mounts import Mount, clean_environment, entries_at, run, workers
+from support.mounts import (
+    Mount,
+    check_no_worker_is_left,
+    clean_environment,
+    entries_at,
+    run,
+    workers,
+)
 from support.process import ROOT, wait_until
 from support.proxy import Proxy
 from support.s3 import Bucket
@@ -212,7 +219,7 @@ def test_fake_mount_judges_the_options_and_touches_nothing(bucket: Bucket) -> No
     assert bad.returncode != 0
     assert "part_size" in bad.stderr
     assert not entries_at(mnt.path)
-    wait_until(lambda: workers() <= before, "the end of the worker")
+    check_no_worker_is_left(before)
     mnt.allowed.append("event refused|refused reason=.*part_size")
     assert not mnt.close()
 

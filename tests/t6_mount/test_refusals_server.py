@@ -10,8 +10,7 @@ import pytest
 
 from support import faults
 from support.attempts import FAILURE, SECRET, Attempt
-from support.mounts import workers
-from support.process import wait_until
+from support.mounts import check_no_worker_is_left, workers
 from support.proxy import Proxy
 from support.s3 import Bucket, Keys, Store
 from support.servers import Servers
@@ -92,7 +91,7 @@ def test_black_holes_end_within_the_time_mount_has(tmp_path: Path) -> None:
         for attempt, outcome in running:
             url = attempt.store.endpoint
             attempt.check(outcome.result(), FAILURE, f"{url} does not answer")
-    wait_until(lambda: workers() <= before, "the end of the workers")
+    check_no_worker_is_left(before)
 
 
 @pytest.mark.one_store

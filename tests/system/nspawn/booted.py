@@ -157,9 +157,7 @@ def credentials() -> None:
 
 def unconfined() -> None:
     """Without the worker's own sandbox, to look for what it is in the way of: the unit stays."""
-    run(
-        "mount", "-t", "s3", os.environ["SPEC"], _KEYS, "-o", f"{os.environ['OPTIONS']},sandbox=off"
-    )
+    run(*keys_mount("sandbox=off"))
     say("unconfined", (_KEYS / "x").read_text())
     say("unconfined-unit", workers()[worker_of(_KEYS)])
     run("umount", _KEYS)
@@ -170,7 +168,9 @@ def cached() -> None:
     try_cache("cache", _CACHE)
     _SCRATCH.mkdir(parents=True)
     shutil.chown(_SCRATCH, "fuse-s3", "fuse-s3")
-    refused = subprocess.run(cache_mount(_SCRATCH), check=False, capture_output=True, text=True)
+    refused = subprocess.run(
+        keys_mount(*cached_in(_SCRATCH)), check=False, capture_output=True, text=True
+    )
     say("scratch-refused", refused.stderr)
     _DROP_IN.parent.mkdir()
     shutil.copy("/etc/cache.conf", _DROP_IN)
@@ -178,15 +178,20 @@ def cached() -> None:
     try_cache("scratch", _SCRATCH)
 
 
-def cache_mount(cache: Path) -> list[str]:
-    """Return the command that mounts with a cache directory."""
-    options = f"{os.environ['OPTIONS']},cache={cache},write_back=600"
-    return ["mount", "-t", "s3", os.environ["SPEC"], str(_KEYS), "-o", options]
+def cached_in(cache: Path) -> tuple[str, str]:
+    """Return the options for a cache directory in which what was closed stays for long."""
+    return f"cache={cache}", "write_back=600"
+
+
+def keys_mount(*options: str) -> list[str]:
+    """Return the command that mounts the bucket's keys with these options, too."""
+    words = ",".join([os.environ["OPTIONS"], *options])
+    return ["mount", "-t", "s3", os.environ["SPEC"], str(_KEYS), "-o", words]
 
 
 def try_cache(name: str, cache: Path) -> None:
     """Change a file in its midst, and let the worker die before that is stored by itself."""
-    run(*cache_mount(cache))
+    run(*keys_mount(*cached_in(cache)))
     file = _KEYS / name
     file.write_bytes(bytes(20 * _MIB))
     first = worker_of(_KEYS)
