@@ -3,19 +3,32 @@
 import ctypes
 import os
 import pickle
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
 
-__all__ = ["ChildFailedError", "in_child", "needs_root", "open_descriptors", "with_own_mounts"]
+__all__ = [
+    "ChildFailedError",
+    "ignore_only",
+    "in_child",
+    "needs_root",
+    "open_descriptors",
+    "signals_of",
+    "with_own_mounts",
+]
 
 _T = TypeVar("_T")
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
+
+# The C library's own. It lets nobody change them, and whoever is started by posix_spawn(3), as
+# make(1) and many runners do it, ignores them for good.
+_OF_THE_C_LIBRARY = {32, 33}
 
 # A mark, not a fixture, so that the reason is in the list of what could not run.
 needs_root = pytest.mark.skipif(
@@ -78,3 +91,18 @@ def open_descriptors() -> dict[int, str]:
         except FileNotFoundError:
             continue  # the one that lists them
     return found
+
+
+def ignore_only(numbers: Iterable[signal.Signals]) -> None:
+    """Ignore these signals, and none that whoever started this process had it ignore."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def signals_of(mask: str) -> set[int]:
+    """Return the signals of a mask in /proc/PID/status that a program can do something about."""
+    bits = int(mask, 16)
+    return {number for number in range(1, 65) if bits >> number - 1 & 1} - _OF_THE_C_LIBRARY
