@@ -13,7 +13,7 @@ import selectors
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["Bench", "StuckError", "on_loop", "run", "settle"]
+__all__ = ["Bench", "StuckError", "end_all", "on_loop", "run", "settle"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -108,6 +108,14 @@ async def settle(turns: int = _TURNS) -> None:
     """Let everything happen that needs no timer."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def end_all() -> None:
+    """Let a mount end as if it had been killed: nobody goes on with what it did."""
+    await settle()  # a task that has not begun would not let go of what it holds
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await settle()
 
 
 async def _all_done() -> None:

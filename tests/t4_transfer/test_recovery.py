@@ -46,10 +46,19 @@ async def recover(s: Staged) -> Recovery:
     s.staging.carried = lambda _: None
     recovery = Recovery(s.staging, s.directory)
     stored: list[ObjectInfo] = []
-    await recovery.run(stored.append)
+
+    async def note(info: ObjectInfo) -> None:
+        assert info.key in recovery.keys  # whoever waits for it has yet to go on
+        stored.append(info)
+
+    await recovery.run(note)
     assert len(stored) == recovery.stored
     assert recovery.keys == set()
     return recovery
+
+
+async def _do_nothing(_: ObjectInfo) -> None:
+    """For whoever does not ask what was stored."""
 
 
 def states(s: Staged) -> list[State | None]:
@@ -170,7 +179,7 @@ def test_who_wants_the_file_waits_for_it(tmp_path: Path) -> None:
             await settle()
             assert not any(task.done() for task in (*waiting.values(), *below))
             s.store.hold("put")
-            work = asyncio.create_task(recovery.run(lambda _: None))
+            work = asyncio.create_task(recovery.run(_do_nothing))
             await settle()
             assert [task.done() for task in waiting.values()] == [False, True, True]
             assert [task.done() for task in below] == [False, True]

@@ -15,7 +15,7 @@ from fuse_s3_worker.transfer.recovery import what_is_left
 from support.gatedstore import GatedStore, unreachable
 from support.posixtree import PosixTree
 from support.tree import Tree
-from support.virtualtime import on_loop, run, settle
+from support.virtualtime import end_all, on_loop, run
 
 SECONDS = 10.0
 QUIET = 2.0  # seconds after which what was put off by a moment is done
@@ -138,7 +138,7 @@ def test_the_next_worker_stores_attributes_too(tmp_path: Path) -> None:
         assert [(a.mode, a.uid) for a in expected.values()] == [
             (0o100640, 1000), (0o100600, 77), (0o100604, expected["old"].uid),
         ]  # fmt: skip
-        await _killed()
+        await end_all()
         second = posix_mount(store, tmp_path)
         second.fs.start()
         for name, then in expected.items():
@@ -149,13 +149,6 @@ def test_the_next_worker_stores_attributes_too(tmp_path: Path) -> None:
         await second.finish()
 
     run(body())
-
-
-async def _killed() -> None:
-    """Let a mount end as if it had been killed: nobody goes on with what it did."""
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await settle()
 
 
 class Told(NothingRecorded):

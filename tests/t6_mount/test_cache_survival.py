@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,8 +34,9 @@ def tops(bucket: Bucket) -> set[str]:
 
 def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
     """[S46] What was closed or fsynced and not stored when a worker was killed is stored by its
-    successor, or by the next mount of that bucket and prefix with that `cache=`; what was not
-    closed is kept there, for `fuse-s3 staged` to show.
+    successor, or by the next mount of that bucket and prefix with that `cache=`: its name is listed
+    at once, and who asks for it waits. What was not closed is kept there, for `fuse-s3 staged` to
+    show.
     """
     before = os.urandom(MIB)
     for key in ("closed", "half", "synced"):
@@ -80,6 +82,88 @@ def test_what_a_killed_worker_left(bucket: Bucket, proxy: Proxy, cache: CacheDir
     # What to do with it is for the user to say.
     assert "stored" in cache.succeed("upload", "p/half")
     assert bucket.get("p/half") == patched(before, 2000, b"half")
+    assert cache.left() == []
+
+
+@pytest.mark.parametrize("by", ["successor", "next mount"])
+def test_what_is_not_stored_yet_is_there(
+    bucket: Bucket, proxy: Proxy, cache: CacheDirectory, by: str
+) -> None:
+    """[S46] What was closed or fsynced and not stored when a worker was killed is stored by its
+    successor, or by the next mount of that bucket and prefix with that `cache=`: its name is listed
+    at once, and who asks for it waits. What was not closed is kept there, for `fuse-s3 staged` to
+    show.
+    """
+    bucket.put("d/stored", b"stored")
+    gate = faults.Gate()
+    proxy.on("PutObject", gate.hold_before, key="d/new")
+    through = bucket.store.at(proxy.endpoint)
+    with Mount(bucket, cache.option, LATER, store=through) as mnt:
+        (mnt / "d/new").write_bytes(b"new")
+        if by == "successor":
+            os.kill(mnt.pid, signal.SIGKILL)
+            mnt.worker_after(mnt.pid)
+        else:
+            kill_worker(mnt)
+            mnt.mount()
+        wait_until(lambda: gate.waiting, "the upload")
+        assert mnt.names("d") == ["new", "stored"]
+        assert not bucket.has("d/new")
+        with ThreadPoolExecutor(1) as thread:
+            reading = thread.submit((mnt / "d/new").read_bytes)
+            gate.open()
+            assert reading.result() == b"new"
+
+
+@pytest.mark.parametrize("how", ["fsync", "close"])
+def test_storing_goes_on_where_a_worker_has_died(
+    bucket: Bucket, proxy: Proxy, cache: CacheDirectory, how: str
+) -> None:
+    """The program that waits for it waits a little longer, and goes on."""
+    bucket.put("f", bytes(MIB))
+    first, second = faults.Gate(), faults.Gate()
+    for gate in (first, second):
+        proxy.on("PutObject", gate.hold_before, key="f")
+    with Mount(bucket, cache.option, store=bucket.store.at(proxy.endpoint)) as mnt:
+        fd = change(mnt / "f", 5, b"before")
+        with ThreadPoolExecutor(1) as thread:
+            storing = thread.submit(os.fsync if how == "fsync" else os.close, fd)
+            wait_until(lambda: first.waiting, "the upload")
+            os.kill(mnt.pid, signal.SIGKILL)
+            mnt.worker_after(mnt.pid)
+            wait_until(lambda: second.waiting, "the upload of the next worker")
+            second.open()
+            storing.result()
+        assert bucket.get("f") == patched(bytes(MIB), 5, b"before")
+        if how == "fsync":
+            os.pwrite(fd, b"after", 20)
+            os.close(fd)
+            assert bucket.get("f") == patched(patched(bytes(MIB), 5, b"before"), 20, b"after")
+    assert cache.left() == []
+    first.open()
+
+
+def test_who_has_it_open_goes_on(bucket: Bucket, proxy: Proxy, cache: CacheDirectory) -> None:
+    """A file that was closed and is to be stored later, and that is open all the same."""
+    gate = faults.Gate()
+    proxy.on("PutObject", gate.hold_before, key="f")
+    with Mount(bucket, cache.option, LATER, store=bucket.store.at(proxy.endpoint)) as mnt:
+        (mnt / "f").write_bytes(b"0123456789")
+        reader, writer = os.open(mnt / "f", os.O_RDONLY), os.open(mnt / "f", os.O_RDWR)
+        os.kill(mnt.pid, signal.SIGKILL)
+        mnt.worker_after(mnt.pid)
+        wait_until(lambda: gate.waiting, "the upload")
+        with ThreadPoolExecutor(2) as threads:
+            reading = threads.submit(os.pread, reader, 100, 3)
+            writing = threads.submit(os.pwrite, writer, b"abc", 5)
+            gate.open()
+            assert writing.result() == 3
+            assert reading.result() in {b"3456789", b"34abc89"}
+        assert os.pread(reader, 100, 0) == os.pread(writer, 100, 0) == b"01234abc89"
+        os.fsync(writer)
+        assert bucket.get("f") == b"01234abc89"
+        os.close(writer)
+        os.close(reader)
     assert cache.left() == []
 
 

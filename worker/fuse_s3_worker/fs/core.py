@@ -5,7 +5,7 @@ import errno
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from fuse_s3_worker.cache.entries import Entry, Known
@@ -22,7 +22,7 @@ from fuse_s3_worker.fs.recording import Recorder
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, ObjectStore
 from fuse_s3_worker.transfer.readstream import Readers
-from fuse_s3_worker.transfer.recovery import Recovery
+from fuse_s3_worker.transfer.recovery import OnStored, Recovery
 from fuse_s3_worker.transfer.writer import Writers
 
 __all__ = ["Core", "Found", "Kernel"]
@@ -80,7 +80,7 @@ class Core:
 
     # -- what an earlier worker left ------------------------------------------------------------
 
-    def recover(self, on_stored: Callable[[ObjectInfo], None]) -> None:
+    def recover(self, on_stored: OnStored) -> None:
         """Begin to store what an earlier worker has not; `on_stored` is told what was."""
         staging = self.writers.staging
         if staging.directory is not None:
@@ -100,6 +100,25 @@ class Core:
         """Wait until nothing of an earlier worker is going to be stored below `key`."""
         if self.recovery is not None:
             await self.recovery.wait_below(key)
+
+    def unsettled_below(self, key: str) -> bool:
+        """Tell whether something of an earlier worker is known to be going to be stored there."""
+        return self.recovery is not None and self.recovery.any_below(key)
+
+    async def left_found(self) -> None:
+        """Wait until `left_in` tells all."""
+        if self.recovery is not None:
+            await self.recovery.wait_found()
+
+    def left_in(self, key: str) -> dict[str, Entry]:
+        """Return what the directory `key` will have because of an earlier worker."""
+        entries: dict[str, Entry] = {}
+        for left in self.recovery.keys if self.recovery is not None else ():
+            if left.startswith(key):
+                name, below, _ = left[len(key) :].partition("/")
+                if below or name not in entries:
+                    entries[name] = Entry(bool(below), None)
+        return entries
 
     # -- nodes ----------------------------------------------------------------------------------
 

@@ -40,16 +40,24 @@ class _OpenDirectory:
 
 
 class _LocalNodes:
-    """The children of a node that exist because of this mount (fs.listing.Local)."""
+    """What of a directory exists because of this mount (fs.listing.Local).
 
-    __slots__ = ("_node",)
+    These are the children of its node, and what an earlier worker has left to be stored there.
+    """
 
-    def __init__(self, node: Node) -> None:
+    __slots__ = ("_core", "_node")
+
+    def __init__(self, core: Core, node: Node) -> None:
+        self._core = core
         self._node = node
 
     def node(self) -> Node | None:
         """Return the directory's node."""
         return self._node
+
+    def key(self) -> str:
+        """Return its key."""
+        return self._node.key
 
     def entry(self, name: str) -> Entry | None:
         """Return what there is of this name."""
@@ -61,7 +69,8 @@ class _LocalNodes:
         """Return all there is."""
         node = self.node()
         children = list(node.children) if node is not None else []
-        return {name: entry for name in children if (entry := self.entry(name)) is not None}
+        made = {name: entry for name in children if (entry := self.entry(name)) is not None}
+        return self._core.left_in(self.key()) | made
 
 
 class _LocalNodesOf(_LocalNodes):
@@ -69,13 +78,17 @@ class _LocalNodesOf(_LocalNodes):
 
     __slots__ = ("_name",)
 
-    def __init__(self, parent: Node, name: str) -> None:
-        super().__init__(parent)
+    def __init__(self, core: Core, parent: Node, name: str) -> None:
+        super().__init__(core, parent)
         self._name = name
 
     def node(self) -> Node | None:
         """Return the directory's node, if there is one."""
         return self._node.children.get(self._name)
+
+    def key(self) -> str:
+        """Return its key."""
+        return f"{self._node.key}{self._name}/"
 
 
 class DirectoryEntry(NamedTuple):
@@ -161,6 +174,7 @@ class Directories:
             if offset <= at:
                 yield DirectoryEntry(name, at + 1, dot.ino, DT_DIR)
         core, listing, inode = self._core, opened.listing, InodeNumbers(node.key)
+        await core.left_found()
         before = _DOTS - await _shift_of(opened)
         place = max(offset - before, 0)
         while True:
@@ -180,6 +194,8 @@ class Directories:
         opened = self._open[number]
         node, listing = opened.node, opened.listing
         name = record.name.decode()
+        if self._core.unsettled(node.key + name):
+            return None  # who asks for it waits
         if (local := self._core.local(node, name)) is not None:
             return self._core.found(local)
         place = record.offset - _DOTS - 1 + (opened.shift or 0)
@@ -187,10 +203,12 @@ class Directories:
         if known is None:
             listed = listing.named(place)
             known = Known(listed[1] if listed else None, 0.0)
-        ready = self._core.inodes.ready(node.key, name, known.entry, listed=True)
-        if known.entry is None or not ready:
+        entry = known.entry
+        if entry is None or not (entry.directory or entry.info):
             return None
-        return self._core.found(self._core.settle(node, name, known.entry), known.seconds_left)
+        if not self._core.inodes.ready(node.key, name, entry, listed=True):
+            return None
+        return self._core.found(self._core.settle(node, name, entry), known.seconds_left)
 
     # -- another name ---------------------------------------------------------------------------
 
@@ -229,11 +247,12 @@ class Directories:
                 opened.shift = None if record.offset > _DOTS else 0
 
     def _listing(self, node: Node) -> Listing:
-        return Listing(self._core.store, self._core.metadata, node.key, _LocalNodes(node))
+        local = _LocalNodes(self._core, node)
+        return Listing(self._core.store, self._core.metadata, node.key, local)
 
     def _listing_of(self, parent: Node, name: str) -> Listing:
-        key, local = f"{parent.key}{name}/", _LocalNodesOf(parent, name)
-        return Listing(self._core.store, self._core.metadata, key, local)
+        local = _LocalNodesOf(self._core, parent, name)
+        return Listing(self._core.store, self._core.metadata, local.key(), local)
 
     def close(self) -> None:
         """Stop what is listed ahead."""

@@ -14,6 +14,7 @@ from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import Node
 from fuse_s3_worker.fs.opener import Opener
 from fuse_s3_worker.fs.recording import HandleRecord, Remains
+from fuse_s3_worker.fs.survivors import Survivors
 from fuse_s3_worker.fs.writeback import WriteBack
 from fuse_s3_worker.store.types import ObjectInfo, same_version
 from fuse_s3_worker.transfer.readstream import Answer, ReadStream
@@ -32,6 +33,7 @@ class Files:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.write_back = WriteBack(core, core.writers.write_back, self)
+        self._survivors = Survivors(core.nodes, core.writers)
         self._handles: dict[int, Handle] = {}
         self.next_number = 1
 
@@ -176,6 +178,8 @@ class Files:
         handle = self.handle(number)
         if not handle.reads:
             raise FileSystemError(errno.EBADF, "not open for reading")
+        if handle.stream is None and self._core.unsettled(handle.node.key):
+            return self._read_settled(number, unique, offset, size, answer)
         upload = handle.node.upload
         if upload is not None and upload.readable and (handle.writes or upload.failed is None):
             views = upload.read_nowait(offset, size)
@@ -187,6 +191,13 @@ class Files:
             handle.stream = self._stream(handle, answer)
         handle.stream.read(unique, offset, size)
         return None
+
+    async def _read_settled(
+        self, number: int, unique: int, offset: int, size: int, answer: Answer
+    ) -> None:
+        await self._core.settled(self.handle(number).node.key)
+        if (work := self.read(number, unique, offset, size, answer)) is not None:
+            await work
 
     def _stream(self, handle: Handle, answer: Answer) -> ReadStream:
         node = handle.node
@@ -387,6 +398,7 @@ class Files:
 
     async def store(self, node: Node) -> None:
         """Store what was written; a failure is told to everybody who closes the file."""
+        await self._core.settled(node.key)  # what an earlier worker has closed may be all there is
         upload = node.upload
         if upload is None or not (upload.dirty or upload.failed):
             return
@@ -394,10 +406,12 @@ class Files:
         if info is not None and node.parent is not None and not node.unlinked:
             self._stored(node, node.parent, info)
 
-    def recovered(self, info: ObjectInfo) -> None:
+    async def recovered(self, info: ObjectInfo) -> None:
         """Take note of what an earlier worker left and this one has stored."""
         core = self._core
         node = core.nodes.at(info.key)
+        if node is not None:
+            await self._survivors.save(node)
         if node is not None and node.parent is not None and node.upload is None:
             self._stored(node, node.parent, info)
             if core.kernel is not None:  # which may have asked for its size before
@@ -466,24 +480,7 @@ class Files:
     def restore(self, remains: Remains) -> None:
         """Open what a predecessor had open. What it had not stored is lost, and said to be."""
         self.next_number = remains.next_handle
-        for record in remains.handles:
-            node = self._core.nodes.get(record.node)
-            if node is None:
-                continue
-            node.pins += 1
-            self._add(node, record)
-            node.info = remains.versions.get(node.id, node.info)
-            if node.info is not None:
-                node.info = node.info._replace(key=node.key)
-                node.cached_etag = node.info.etag if node.id in remains.read else None
-            if node.id in remains.changed and node.upload is None:
-                node.upload = self._lost(node)
-
-    def _lost(self, node: Node) -> FileWriter:
-        upload = self._core.writers.begin(node.key)
-        text = f"{node.key!r} was being written when the worker died: the bucket has what it had"
-        upload.fail(FileSystemError(errno.EIO, text, logging.ERROR))
-        return upload
+        self._survivors.restore(remains, self._add)
 
     async def close(self) -> None:
         """Give up what is still open: the connection ended before its programs closed it.

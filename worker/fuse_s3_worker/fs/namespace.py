@@ -80,6 +80,8 @@ class Namespace:
         known = core.resolver.known(parent.key, text)
         if known is None or not core.inodes.ready(parent.key, text, known.entry):
             return None
+        if known.entry is None and core.unsettled_below(f"{parent.key}{text}/"):
+            return None
         return self._settled(parent, text, known.entry, known.seconds_left)
 
     async def lookup(self, parent_id: int, name: bytes) -> Found | float:
@@ -93,6 +95,9 @@ class Namespace:
         text = core.name(parent, name)
         await core.settled(parent.key + text)
         known = await core.look(parent, text)
+        if known.entry is None and core.unsettled_below(f"{parent.key}{text}/"):
+            await core.settled_below(f"{parent.key}{text}/")  # which makes it a directory
+            known = await core.look(parent, text, fresh=True)
         known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
             return core.found(node)  # made while the store was asked
@@ -214,6 +219,7 @@ class Namespace:
         if not entry.directory or (node and not node.is_directory):
             raise FileSystemError(errno.ENOTDIR, f"{parent.key + text!r} is no directory")
         key = f"{parent.key}{text}/"
+        await core.settled_below(key)
         page = await core.store.list_page(key, max_keys=2)
         inside = parent.children.get(text)
         if any(info.key != key for info in page.objects) or (inside and _has_local(inside)):

@@ -9,7 +9,7 @@ nobody but the user can say what it is good for: it stays, and so does what cann
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from fuse_s3_worker.config.units import MIB
@@ -26,9 +26,12 @@ from fuse_s3_worker.transfer.staged import StagedFile
 from fuse_s3_worker.transfer.stagedir import Entry, EntryInUseError, StageDirectory
 from fuse_s3_worker.transfer.staging import Staging
 
-__all__ = ["Left", "Recovery", "load_left", "store_left", "what_is_left"]
+__all__ = ["Left", "OnStored", "Recovery", "load_left", "store_left", "what_is_left"]
 
 _log = logging.getLogger(__name__)
+
+OnStored = Callable[[ObjectInfo], Awaitable[None]]
+"""Is told what was stored, before whoever waits for that goes on."""
 
 _PIECE = 4 * MIB  # bytes that are compared at once
 
@@ -82,6 +85,10 @@ class Recovery:
         """Tell whether something may be left of `key` that is going to be stored."""
         return not self._found.is_set() or key in self.keys
 
+    async def wait_found(self) -> None:
+        """Wait until `keys` are all there are; from then on they become fewer."""
+        await self._found.wait()
+
     async def wait_for(self, key: str) -> None:
         """Wait until what is left of `key`, if anything, is stored or kept for good."""
         await self._found.wait()
@@ -91,10 +98,14 @@ class Recovery:
     async def wait_below(self, prefix: str) -> None:
         """Wait until what is left of all keys that begin with `prefix` is stored or kept."""
         await self._found.wait()
-        while any(key.startswith(prefix) for key in self.keys):
+        while self.any_below(prefix):
             await self._news.wait()
 
-    async def run(self, on_stored: Callable[[ObjectInfo], None]) -> None:
+    def any_below(self, prefix: str) -> bool:
+        """Tell whether something that is left is known to be going to be stored below `prefix`."""
+        return any(key.startswith(prefix) for key in self.keys)
+
+    async def run(self, on_stored: OnStored) -> None:
         """Store what is to be stored; `on_stored` is told what was."""
         try:
             left = await self._find()
@@ -123,7 +134,7 @@ class Recovery:
         }
         return left
 
-    async def _one(self, item: Left, on_stored: Callable[[ObjectInfo], None]) -> None:
+    async def _one(self, item: Left, on_stored: OnStored) -> None:
         try:
             entry, known = await self._staging.threads.run(
                 lambda: self._directory.hold(item.entry_id)
@@ -153,17 +164,15 @@ class Recovery:
         conflict = known.state is State.CONFLICT
         event(_log, logging.INFO, "staged_conflict" if conflict else "staged_interrupted", details)
 
-    async def _store(
-        self, entry: Entry, known: Description, on_stored: Callable[[ObjectInfo], None]
-    ) -> None:
+    async def _store(self, entry: Entry, known: Description, on_stored: OnStored) -> None:
         info = await store_left(self._staging, entry, known)
-        self._done_with(known.key)
         if info is None:
             self.kept += 1
-            return
-        self.stored += 1
-        event(_log, logging.INFO, "staged_stored", {"key": info.key, "bytes": info.size})
-        on_stored(info)
+        else:
+            self.stored += 1
+            event(_log, logging.INFO, "staged_stored", {"key": info.key, "bytes": info.size})
+            await on_stored(info)
+        self._done_with(known.key)
 
 
 async def store_left(
