@@ -20,7 +20,7 @@ from support.memstore import MemoryStore
 __all__ = ["ORDER", "Succession", "succession"]
 
 ORDER = handoff.Mount(2, "bucket", "uid=7", 0, 0, False, False, False, False)
-_SETTINGS = Settings.model_validate({"memory_target": "32M", "metadata_ttl": "10"})
+_SETTINGS = {"memory_target": "32M", "metadata_ttl": "10"}
 
 
 class Succession:
@@ -34,7 +34,8 @@ class Succession:
         offset: behind the last name that `names` has returned.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str = "") -> None:
+    def __init__(self, store: ObjectStore, prefix: str = "", **options: str) -> None:
+        self._settings = Settings.model_validate(_SETTINGS | options)
         self._store = store
         self._prefix = prefix
         self._logs = (Log.create("a"), Log.create("b"))
@@ -53,7 +54,7 @@ class Succession:
 
     def _file_system(self) -> FileSystem:
         store = remembering(self._store, self.recorder)
-        fs = build_file_system(store, _SETTINGS, Owner(7, 8), self._prefix)
+        fs = build_file_system(store, self._settings, Owner(7, 8), self._prefix)
         fs.record(self.recorder)
         self.recorder.attach(fs)
         return fs

@@ -103,6 +103,22 @@ async def test_garbage_begins_a_generation(monkeypatch: pytest.MonkeyPatch) -> N
         assert known(mount) == {ROOT_ID: ("", 1, False), node: ("f", 1, False)}
 
 
+@on_loop()
+async def test_the_last_changes_are_carried_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than can be under way; those of the worker before, too, which may be asked for yet."""
+    monkeypatch.setattr(module, "_BEGUN_MAX", 4)
+    with succession(a=b"", b=b"", c=b"", d=b"", e=b"", f=b"") as (_, mount):
+        for name in "abc":
+            await mount.fs.names.unlink(ROOT_ID, name.encode())
+        assert mount.die().remains.begun == ("remove\0a", "remove\0b", "remove\0c")
+        for name in "de":
+            await mount.fs.names.unlink(ROOT_ID, name.encode())
+        mount.recorder.renew()
+        await mount.fs.names.unlink(ROOT_ID, b"f")
+        await settle()
+        assert mount.die().remains.begun == tuple(f"remove\0{name}" for name in "bcdef")
+
+
 # -- anything --------------------------------------------------------------------------------------
 
 ACTS = (

@@ -39,8 +39,8 @@ def kill(mnt: Mount) -> int:
 
 def test_killed_worker(bucket: Bucket) -> None:
     """[S82] When the worker dies, however it dies, the next one goes on within a moment: what
-    waits is answered, open files and listings stay open, and readers stay in the version they
-    began with.
+    waits is answered, with success where the store has done it already, open files and listings
+    stay open, and readers stay in the version they began with.
     """
     content = pattern(3 * MIB)
     bucket.put("x", content)
@@ -64,7 +64,7 @@ def test_killed_worker(bucket: Bucket) -> None:
 
 def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
     """[S83] A file that is being written when the worker dies is lost: its next write, fsync or
-    close gives EIO, and the bucket keeps what it had.
+    close gives EIO, and the bucket keeps what it had, or has all of it if it had just been stored.
     """
     bucket.put("old", b"before")
     with Mount(bucket, SMALL_PARTS, allowed=[LOST]) as mnt:

@@ -267,19 +267,20 @@ class Adapter(LinkingHandlers):
 
     async def _mkdir(self, header: Header, mkdir: requests.Mkdir) -> None:
         made = Made(stat.S_IFDIR | mkdir.mode, mkdir.umask, header.uid, header.gid)
-        self._reply_entry(header, await self._fs.names.mkdir(header.nodeid, mkdir.name, made))
+        names, resent = self._fs.names, header.resent
+        self._reply_entry(header, await names.mkdir(header.nodeid, mkdir.name, made, resent=resent))
 
     async def _unlink(self, header: Header, named: requests.Named) -> None:
-        await self._fs.names.unlink(header.nodeid, named.name)
+        await self._fs.names.unlink(header.nodeid, named.name, resent=header.resent)
         self._channel.reply(header.unique)
 
     async def _rmdir(self, header: Header, named: requests.Named) -> None:
-        await self._fs.names.rmdir(header.nodeid, named.name)
+        await self._fs.names.rmdir(header.nodeid, named.name, resent=header.resent)
         self._channel.reply(header.unique)
 
     async def _rename(self, header: Header, rename: requests.Rename) -> None:
         old, new = (header.nodeid, rename.name), (rename.newdir, rename.newname)
-        await self._fs.renames.rename(old, new, rename.flags)
+        await self._fs.renames.rename(old, new, rename.flags, resent=header.resent)
         self._channel.reply(header.unique)
 
     # -- attributes -----------------------------------------------------------------------------

@@ -49,7 +49,9 @@ class LinkingHandlers:
 
     async def _symlink(self, header: Header, symlink: linking.Symlink) -> None:
         made = Made(stat.S_IFLNK, 0, header.uid, header.gid)
-        found = await self._links().symlink(header.nodeid, symlink.name, symlink.target, made)
+        found = await self._links().symlink(
+            header.nodeid, symlink.name, symlink.target, made, resent=header.resent
+        )
         self._reply_entry(header, found)
 
     def _readlink(self, header: Header, _: requests.Empty) -> Work | None:
@@ -64,10 +66,12 @@ class LinkingHandlers:
 
     async def _mknod(self, header: Header, mknod: requests.Mknod) -> None:
         if self._fs.links is None and stat.S_ISREG(mknod.mode):
-            self._reply_entry(header, await self._fs.names.mknod(header.nodeid, mknod.name))
+            names, resent = self._fs.names, header.resent
+            self._reply_entry(header, await names.mknod(header.nodeid, mknod.name, resent=resent))
             return
         made = Made(mknod.mode, mknod.umask, header.uid, header.gid, mknod.rdev)
-        self._reply_entry(header, await self._links().mknod(header.nodeid, mknod.name, made))
+        found = await self._links().mknod(header.nodeid, mknod.name, made, resent=header.resent)
+        self._reply_entry(header, found)
 
     def _link(self, _: Header, link: linking.Link) -> None:
         self._links()

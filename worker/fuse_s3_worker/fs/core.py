@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from fuse_s3_worker.cache.entries import Entry, Known
 from fuse_s3_worker.cache.metadata import Metadata
 from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.fs.attempts import Attempts
 from fuse_s3_worker.fs.attributes import Attributes
 from fuse_s3_worker.fs.beginnings import Beginnings
 from fuse_s3_worker.fs.claims import Claims
@@ -67,6 +68,7 @@ class Core:
         self.beginnings = Beginnings(readers.pool)
         self.resolver = Resolver(store, metadata, self.beginnings)
         self.nodes = Nodes(prefix)
+        self.attempts = Attempts(self.nodes)
         self.claims = Claims()
         self.recovery: Recovery | None = None
         self.kernel: Kernel | None = None

@@ -219,6 +219,7 @@ class FileSystem:
             if node.directory or node.id not in remains.detached or node.id in remains.versions
         ]
         self._core.nodes.restore(nodes, remains.detached, remains.next_node)
+        self._core.attempts.restore(remains.begun)
         self.files.restore(remains)
         self.directories.restore(remains)
 

@@ -6,6 +6,7 @@ import stat
 
 from fuse_s3_worker.cache.entries import Entry
 from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.fs.attempts import Change
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.namespace import Namespace, keys_stay
@@ -29,7 +30,9 @@ class Links:
         self._names = names
         self._posix = posix
 
-    async def symlink(self, parent_id: int, name: bytes, target: bytes, made: Made) -> Found:
+    async def symlink(
+        self, parent_id: int, name: bytes, target: bytes, made: Made, *, resent: bool = False
+    ) -> Found:
         """Make a symbolic link.
 
         Raises:
@@ -39,15 +42,21 @@ class Links:
         if len(target) > _TARGET_MAX:
             text = f"a link to {len(target)} bytes of path; {_TARGET_MAX} are possible"
             raise FileSystemError(errno.ENAMETOOLONG, text)
+        if resent and (found := await self._names.made_before(parent_id, name)):
+            return found
         return await self._make(parent_id, name, made, target, content_type=_LINK_TYPE)
 
-    async def mknod(self, parent_id: int, name: bytes, made: Made) -> Found:
+    async def mknod(
+        self, parent_id: int, name: bytes, made: Made, *, resent: bool = False
+    ) -> Found:
         """Make an empty file, a FIFO, a socket or a device.
 
         Raises:
             FileSystemError: EEXIST.
             StoreError: it cannot be stored.
         """
+        if resent and (found := await self._names.made_before(parent_id, name)):
+            return found
         kind = "" if stat.S_ISREG(made.mode) else _LINK_TYPE
         return await self._make(parent_id, name, made, content_type=kind)
 
@@ -59,6 +68,7 @@ class Links:
         parent, text, _ = await self._names.vacant(parent_id, name)
         inode = self._posix.inherited(parent, made)
         target = body if stat.S_ISLNK(inode.mode) else None
+        core.attempts.begin(Change.MAKE, parent.key + text)
         content = Body((body,) if body else (), len(body))
         info = await core.store.put(
             parent.key + text, content, content_type=content_type, headers=encode(inode, {})

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import FileSystemError, ServeError
+from fuse_s3_worker.fs.attempts import Change
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.lasting import lasting
@@ -113,14 +114,21 @@ class Namespace:
     # -- making ---------------------------------------------------------------------------------
 
     @keys_stay
-    async def mkdir(self, parent_id: int, name: bytes, made: Made | None = None) -> Found:
+    async def mkdir(
+        self, parent_id: int, name: bytes, made: Made | None = None, *, resent: bool = False
+    ) -> Found:
         """Make a directory: write its marker.
+
+        Here and below, `resent` tells that an earlier worker was asked for it and has not answered;
+        if it has done it, that is no error.
 
         Raises:
             FileSystemError: EEXIST.
             StoreError: the marker cannot be written.
         """
         core = self._core
+        if resent and (found := await self.made_before(parent_id, name, directory=True)):
+            return found
         parent, text, vacant_until = await self.vacant(parent_id, name)
         if not can_be_directory(parent.key + text):
             raise FileSystemError(errno.ENAMETOOLONG, "no room for a slash behind this key")
@@ -128,6 +136,7 @@ class Namespace:
         if made is not None:
             core.inodes.made(node, parent, made)
         changes = core.metadata.changes(node.key)
+        core.attempts.begin(Change.MAKE, node.key)
         try:
             await self._write_marker(node)
         except BaseException:
@@ -138,10 +147,13 @@ class Namespace:
         return core.found(node)
 
     @keys_stay
-    async def mknod(self, parent_id: int, name: bytes) -> Found:
+    async def mknod(self, parent_id: int, name: bytes, *, resent: bool = False) -> Found:
         """Make an empty file."""
         core = self._core
+        if resent and (found := await self.made_before(parent_id, name)):
+            return found
         parent, text, _ = await self.vacant(parent_id, name)
+        core.attempts.begin(Change.MAKE, parent.key + text)
         info = await core.store.put(parent.key + text, _EMPTY)
         core.metadata.change(parent.key, text, Entry.file(info))
         return core.found(core.settle(parent, text, Entry.file(info)))
@@ -156,6 +168,20 @@ class Namespace:
             raise FileSystemError(errno.EEXIST, f"{parent.key + text!r} exists")
         return parent, text, core.metadata.now() + known.seconds_left
 
+    async def made_before(
+        self, parent_id: int, name: bytes, *, directory: bool = False
+    ) -> Found | None:
+        """Return what an earlier worker was asked to make, if it has."""
+        core = self._core
+        parent = core.directory(parent_id)
+        key = parent.key + core.name(parent, name) + ("/" if directory else "")
+        if not core.attempts.before(Change.MAKE, key):
+            return None
+        found = await self.lookup(parent_id, name)
+        if isinstance(found, Found) and found.node.is_directory == directory:
+            return found
+        return None
+
     async def _write_marker(self, node: Node) -> ObjectInfo:
         info = await self._core.store.put(node.key, _EMPTY, content_type=DIRECTORY_TYPE)
         node.info = info
@@ -166,7 +192,7 @@ class Namespace:
     # -- removing -------------------------------------------------------------------------------
 
     @keys_stay
-    async def unlink(self, parent_id: int, name: bytes) -> None:
+    async def unlink(self, parent_id: int, name: bytes, *, resent: bool = False) -> None:
         """Remove a file. One that is being written is there for those who have it open.
 
         Raises:
@@ -180,10 +206,12 @@ class Namespace:
         node = core.local(parent, text)
         entry = None if node else (await core.look(parent, text)).entry
         if node is None and entry is None:
-            raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
+            self._see_removed(parent, text, parent.key + text, resent=resent)
+            return
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
         await core.writers.staging.about_to_change(parent.key + text)
+        core.attempts.begin(Change.REMOVE, parent.key + text)
         async with lasting(core, parent.children.get(text)):
             await self._delete(parent, text)
             self._removed(parent, text)
@@ -202,7 +230,7 @@ class Namespace:
             raise
 
     @keys_stay
-    async def rmdir(self, parent_id: int, name: bytes) -> None:
+    async def rmdir(self, parent_id: int, name: bytes, *, resent: bool = False) -> None:
         """Remove an empty directory, which means its marker.
 
         Raises:
@@ -215,7 +243,8 @@ class Namespace:
         node = core.local(parent, text)
         entry = Entry.folder() if node else (await core.look(parent, text)).entry
         if entry is None:
-            raise FileSystemError(errno.ENOENT, f"{parent.key + text!r} does not exist")
+            self._see_removed(parent, text, f"{parent.key}{text}/", resent=resent)
+            return
         if not entry.directory or (node and not node.is_directory):
             raise FileSystemError(errno.ENOTDIR, f"{parent.key + text!r} is no directory")
         key = f"{parent.key}{text}/"
@@ -225,11 +254,22 @@ class Namespace:
         if any(info.key != key for info in page.objects) or (inside and _has_local(inside)):
             raise FileSystemError(errno.ENOTEMPTY, f"{key!r} is not empty")
         marked = bool(page.objects)
+        core.attempts.begin(Change.REMOVE, key)
         if inside and await self._stop_keeping(inside):
             marked = True
         if marked:
             await core.store.delete(key)
         self._removed(parent, text)
+
+    def _see_removed(self, parent: Node, name: str, key: str, *, resent: bool) -> None:
+        """See whether it was an earlier worker that removed what is not there.
+
+        Raises:
+            FileSystemError: ENOENT, it was not.
+        """
+        if not (resent and self._core.attempts.before(Change.REMOVE, key)):
+            raise FileSystemError(errno.ENOENT, f"{parent.key + name!r} does not exist")
+        self._removed(parent, name)
 
     def _removed(self, parent: Node, name: str) -> None:
         core = self._core

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from fuse_s3_worker.fs.attempts import Change
 from fuse_s3_worker.fs.nodes import Node
 
-__all__ = ["Move", "Place"]
+__all__ = ["Move", "Place", "renaming"]
 
 
 class Place(NamedTuple):
@@ -24,6 +25,11 @@ class Place(NamedTuple):
         return self.parent.children.get(self.name)
 
 
+def renaming(node: Node, source: Place, target: Place) -> tuple[Change, str, str, str]:
+    """Return how a rename of a node is recorded."""
+    return Change.RENAME, source.key, target.key, str(node.id)
+
+
 class Move(NamedTuple):
     """A rename.
 
@@ -33,6 +39,7 @@ class Move(NamedTuple):
         target: the name that it is to have.
         there: what has that name now, and is replaced.
         exclusive: whether nothing may be there.
+        begun: whether an earlier worker has begun it, so that what is there may be its doing.
     """
 
     node: Node
@@ -40,3 +47,9 @@ class Move(NamedTuple):
     target: Place
     there: Node | None
     exclusive: bool
+    begun: bool = False
+
+    @property
+    def change(self) -> tuple[Change, str, str, str]:
+        """How it is recorded."""
+        return renaming(self.node, self.source, self.target)

@@ -58,6 +58,9 @@ class Recorder(Protocol):
     def stored(self, node: "Node") -> None:
         """The bucket has all of it, as the version that the node has now."""
 
+    def begun(self, change: str) -> None:
+        """The store is going to be asked for a change of names; see `fs.attempts`."""
+
 
 class NodeRecord(NamedTuple):
     """A node, and how many references to it the kernel has."""
@@ -95,6 +98,7 @@ class Remains(NamedTuple):
         versions: by node, what open files read; `read` has those of which something was read.
         changed: nodes with something that the bucket does not have, which is lost.
         next_node, next_handle: numbers that were never used.
+        begun: what was asked of the store, the last of it at least; see `fs.attempts`.
     """
 
     nodes: list[NodeRecord]
@@ -106,6 +110,7 @@ class Remains(NamedTuple):
     changed: set[int]
     next_node: int
     next_handle: int
+    begun: tuple[str, ...] = ()
 
 
 class NothingRecorded:
@@ -142,4 +147,7 @@ class NothingRecorded:
         """Do nothing."""
 
     def stored(self, node: "Node") -> None:
+        """Do nothing."""
+
+    def begun(self, change: str) -> None:
         """Do nothing."""

@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
+from fuse_s3_worker.fs.attempts import Change
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.lasting import lasting
 from fuse_s3_worker.fs.names import can_be_directory
 from fuse_s3_worker.fs.namespace import Namespace
 from fuse_s3_worker.fs.nodes import Node
-from fuse_s3_worker.fs.places import Move, Place
+from fuse_s3_worker.fs.places import Move, Place, renaming
 from fuse_s3_worker.fs.treerename import TreeRenames
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import ObjectInfo, same_version
@@ -65,8 +66,12 @@ class Renames:
         self._names = names
         self._copier = copier
 
-    async def rename(self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int) -> None:
+    async def rename(
+        self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int, *, resent: bool = False
+    ) -> None:
         """Give a name (a directory's node id, and the name in it) another one.
+
+        `resent` tells that an earlier worker was asked for it and has not answered.
 
         Raises:
             FileSystemError: ENOENT; EEXIST, with RENAME_NOREPLACE; EINVAL for other flags, and
@@ -77,24 +82,30 @@ class Renames:
         if flags & ~RENAME_NOREPLACE:
             raise FileSystemError(errno.EINVAL, f"rename with the flags {flags:#x}")
         source, target = self._place(*old), self._place(*new)
+        if resent:
+            await self.trees.resumed.wait()
         for place in (source, target):
             await self._core.settled(place.key)
             await self._core.settled_below(f"{place.key}/")
         with contextlib.ExitStack() as stack:
             for parent in (source.parent, target.parent):
                 stack.enter_context(self._core.nodes.pinned(parent))
+            if resent and await self._is_done(source, target):
+                return
             node = await self._find(*old)
             if node is None:
                 raise FileSystemError(errno.ENOENT, f"{source.key!r} does not exist")
             stack.enter_context(self._core.nodes.pinned(node))
             exclusive = bool(flags & RENAME_NOREPLACE)
-            if exclusive:
-                await self._core.look(target.parent, target.name, fresh=True)
-            there = await self._find(*new)
-            if there is not None:
-                stack.enter_context(self._core.nodes.pinned(there))
-            if there is not node or exclusive:
-                move = Move(node, source, target, there, exclusive)
+            there = await self._find(*new, fresh=exclusive)
+            move = Move(node, source, target, there, exclusive)
+            if resent and self._has_begun(move):
+                move = move._replace(exclusive=False, begun=True)
+            await self._rename(move)
+
+    async def _rename(self, move: Move) -> None:
+        with self._core.nodes.pinned(move.there or move.node):
+            if move.there is not move.node or move.exclusive:
                 _check(move)
                 await self._claim_and_move(move)
 
@@ -102,11 +113,75 @@ class Renames:
         parent = self._core.directory(parent_id)
         return Place(parent, self._core.name(parent, name))
 
-    async def _find(self, parent_id: int, name: bytes) -> Node | None:
+    async def _find(self, parent_id: int, name: bytes, *, fresh: bool = False) -> Node | None:
+        if fresh:
+            await self._core.look(*self._place(parent_id, name), fresh=True)
         found = self._names.lookup_nowait(parent_id, name)
         if found is None:
             found = await self._names.lookup(parent_id, name)
         return found.node if isinstance(found, Found) else None
+
+    # -- again ----------------------------------------------------------------------------------
+
+    async def _is_done(self, source: Place, target: Place) -> bool:
+        """See how far an earlier worker has come; if it has done it, do what comes after the keys.
+
+        If it has not, the node is where it was.
+        """
+        core, node = self._core, self._begun(source, target)
+        if node is None:
+            return False
+        left, made = [(await core.look(*place, fresh=True)).entry for place in (source, target)]
+        if left is None and made is None:
+            return False
+        within = (source.parent, target.parent)
+        async with core.claims.moving(node, within=within):
+            if left is not None:
+                await self._take_back(node, source, target, left)
+            else:
+                await self._follow(node, source, target, made)
+        self._names.keep(source.parent)
+        return left is None
+
+    def _begun(self, source: Place, target: Place) -> Node | None:
+        """Return the node that an earlier worker has begun to rename, wherever it is now."""
+        for node in (source.node, target.node):
+            if node is not None and self._core.attempts.before(*renaming(node, source, target)):
+                return node
+        return None
+
+    async def _follow(self, node: Node, source: Place, target: Place, made: Entry | None) -> None:
+        """Move a node whose key is moved.
+
+        As a rule that was done before the original was deleted, but not where the store renames.
+        """
+        self._core.metadata.change(source.parent.key, source.name, ABSENT)
+        there = target.node
+        if there is not node:
+            self._core.nodes.move(node, target.parent, target.name)
+            self._core.update(node, made.info if made is not None else None)
+            await self._settle_replaced(there)
+
+    async def _take_back(self, node: Node, source: Place, target: Place, left: Entry) -> None:
+        """Move a node back whose key is not moved."""
+        if node is source.node:
+            return
+        if node.is_directory:
+            self.trees.take_back(node, source)
+        elif left.info is not None:
+            made = node.info or left.info._replace(key=target.key)
+            await self._switch(target, source, node, _Copied(made, left.info))
+        self._core.metadata.forget(target.parent.key, target.name)
+
+    def _has_begun(self, move: Move) -> bool:
+        """Tell whether what is at the new place may be what an earlier worker has put there."""
+        node, there, before = move.node, move.there, self._core.attempts.before
+        if node.is_directory:
+            return before(*move.change)
+        if there is None or there.info is None or node.info is None:
+            return False
+        same = there.info.size == node.info.size
+        return same and before(Change.COPY, move.source.key, move.target.key)
 
     async def _claim_and_move(self, move: Move) -> None:
         node, there = move.node, move.there
@@ -145,6 +220,8 @@ class Renames:
                 await upload.hold()
             await self._let_borrowers_take(move)
             await self._core.inodes.flush(node)
+            if move.exclusive:
+                self._core.attempts.begin(Change.COPY, move.source.key, move.target.key)
             copied = await self._copy(move)
             await self._switch(move.source, move.target, node, copied)
             await self._delete_original(move, copied)
@@ -192,6 +269,7 @@ class Renames:
     async def _copy_version(self, move: Move, info: ObjectInfo) -> _Copied:
         store, key = self._core.store, move.target.key
         if store.renames:
+            self._core.attempts.begin(*move.change)
             try:
                 made = await store.rename_object(info, key, exclusive=move.exclusive)
             except StoreError as error:
@@ -230,6 +308,7 @@ class Renames:
         original, made, alone = copied
         if original is None or made is None or alone:
             return
+        self._core.attempts.begin(*move.change)
         try:
             theirs = not await self._core.store.delete_version(original)
         except StoreError as error:

@@ -21,7 +21,7 @@ from fuse_s3_worker.fs.movejournal import Journals, Unfinished
 from fuse_s3_worker.fs.moveplan import Plan
 from fuse_s3_worker.fs.names import DIRECTORY_TYPE, KEY_MAX, nameable
 from fuse_s3_worker.fs.nodes import Node
-from fuse_s3_worker.fs.places import Move
+from fuse_s3_worker.fs.places import Move, Place
 from fuse_s3_worker.fs.treemove import Progress, TooManyKeysError, TreeMove
 from fuse_s3_worker.log import event
 from fuse_s3_worker.store.types import Body, ObjectInfo, same_version
@@ -56,6 +56,7 @@ class TreeRenames:
 
     Attributes:
         under_way: how far those are that are being done.
+        resumed: set as long as none of a worker before this one is being finished.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class TreeRenames:
         terms: Moving,
     ) -> None:
         self.under_way: list[Progress] = []
+        self.resumed = asyncio.Event()
+        self.resumed.set()
         self._core = core
         self._files = files
         self._directories = directories
@@ -82,7 +85,8 @@ class TreeRenames:
             StoreError: it cannot be done, and has not been.
         """
         target = f"{move.target.key}/"
-        await self._see_empty(target, move.there)
+        if not move.begun:
+            await self._see_empty(target, move.there)
         tree = TreeMove(self._core.store, self._copier, Plan(move.node.key, target))
         writing = [node for node in move.node.tree() if node.upload is not None]
         self.under_way.append(tree.progress)
@@ -93,6 +97,7 @@ class TreeRenames:
             for node in move.node.tree():
                 await self._core.inodes.flush(node)
             await self._look(tree, move)
+            self._core.attempts.begin(*move.change)
             until = await self._copy(tree)
             await self._directories.complete_below(move.node)
             await self._switch(move, tree, until)
@@ -222,15 +227,29 @@ class TreeRenames:
     def _tell(self, what: str, progress: Progress, error: ServeError) -> None:
         event(_log, logging.ERROR, what, progress.details() | {"reason": error} | error.details)
 
+    def take_back(self, node: Node, source: Place) -> None:
+        """Have all nodes at the old place again, where some of the keys still are.
+
+        Not what is listed: all of that is at the new one.
+        """
+        core = self._core
+        core.metadata.forget_below(node.key)
+        core.nodes.move(node, source.parent, source.name)
+        core.metadata.forget_below(node.key)
+
     # -- what others have left undone -----------------------------------------------------------
 
     async def resume(self) -> None:
         """Finish the renames that a worker before this one has begun."""
         if self._journals is None:
             return
-        await self._core.settled_below("")  # what is stored under an old key is moved, too
-        for unfinished in await asyncio.to_thread(self._journals.unfinished):
-            await self._resume(unfinished)
+        self.resumed.clear()
+        try:
+            await self._core.settled_below("")  # what is stored under an old key is moved, too
+            for unfinished in await asyncio.to_thread(self._journals.unfinished):
+                await self._resume(unfinished)
+        finally:
+            self.resumed.set()
 
     async def _resume(self, unfinished: Unfinished) -> None:
         core, plan = self._core, unfinished.plan

@@ -31,6 +31,11 @@ class Header(NamedTuple):
     total_extlen: int
     padding: int
 
+    @property
+    def resent(self) -> bool:
+        """Tell whether a worker before this one has read it, and not answered."""
+        return bool(self.unique & abi.UNIQUE_RESEND)
+
     @classmethod
     def decode(cls, request: memoryview) -> Self:
         """Read the header of `request`, which must be exactly as long as it says."""

@@ -7,6 +7,7 @@ another generation, which is done a little at a time, between requests.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _GARBAGE_MIN = 1 << 20  # bytes: what is not worth another generation
 _SLICE = 500  # records of a new generation that are written before requests get their turn
 _NODE_BYTES = 33  # of a record, without the name, and a cell
+_BEGUN_MAX = 1_000  # changes that are remembered: more than can be under way at once
 
 
 class Subject(Protocol):
@@ -61,6 +63,7 @@ class StateRecorder:
         self._fixed: list[Record] = list(left.fixed) if left else []
         multiparts = left.multiparts if left else []
         self._multiparts = {state.multipart_body(upload): None for upload in multiparts}
+        self._begun = deque(left.remains.begun if left else (), _BEGUN_MAX)
         self._subject: Subject | None = None
         self._next: _Next | None = None
         self._work: Iterator[None] = iter(())
@@ -197,6 +200,13 @@ class StateRecorder:
             self._append(Kind.STORED, state.version_body(node.id, node.info))
             self._waste(100)
 
+    def begun(self, change: str) -> None:
+        """Record what the store is going to be asked for."""
+        self._begun.append(change)
+        body = change.encode()
+        self._append(Kind.BEGUN, body)
+        self._waste(len(body))
+
     # -- generations ----------------------------------------------------------------------------
 
     def _append(self, kind: Kind, body: bytes) -> None:
@@ -218,6 +228,8 @@ class StateRecorder:
         self._next = _Next(self._other, self._subject)
         for kind, body in self._fixed:
             self._other.append(kind, body)
+        for change in self._begun:
+            self._other.append(Kind.BEGUN, change.encode())
         self._work = self._next.write(list(self._multiparts))
         self._garbage = 0
         asyncio.get_running_loop().call_soon(self._go_on)

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     MULTIPART = 25
     MULTIPART_ENDED = 26
     MOVED = 27  # a node; the body is that of NODE
+    BEGUN = 28  # a change of names
 
 
 NUMBER = struct.Struct("<Q")
@@ -157,6 +158,7 @@ class _Reading:
         self.versions: dict[int, ObjectInfo] = {}
         self.read: set[int] = set()
         self.changed: set[int] = set()
+        self.begun: dict[str, None] = {}
         self.next = [2, 1]
         self.fixed: list[Record] = []
         self.orderly = False
@@ -231,6 +233,11 @@ class _Reading:
     def multipart_ended(self, body: bytes) -> None:
         self.multiparts.pop(body, None)
 
+    def began(self, body: bytes) -> None:
+        change = body.decode()
+        self.begun.pop(change, None)
+        self.begun[change] = None
+
     def start(self, body: bytes) -> None:
         self.starts.append(Start(_number(body) / 1_000_000, self.orderly))
         self.orderly = False
@@ -284,6 +291,7 @@ _TAKES: dict[int, Callable[[_Reading, bytes], None]] = {
     Kind.MULTIPART: _Reading.multipart,
     Kind.MULTIPART_ENDED: _Reading.multipart_ended,
     Kind.MOVED: _Reading.moved,
+    Kind.BEGUN: _Reading.began,
 }
 
 
@@ -308,7 +316,9 @@ def read_state(log: Log) -> State:
         reading.versions,
         reading.read,
         reading.changed,
-        *reading.next,
+        next_node=reading.next[0],
+        next_handle=reading.next[1],
+        begun=tuple(reading.begun),
     )
     return State(
         reading.order,

@@ -1,0 +1,51 @@
+"""What a worker was about to have the store do when it died.
+
+The kernel asks the next worker again for whatever was not answered (NOTIFY_RESEND), and the one
+before may have had its way already: the name that is to be removed is gone, the one that is to be
+made is there. To a program that would be an error about its own success. So a worker records what
+it is about to do, and where a request that comes again finds its work done, it looks there.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from fuse_s3_worker.fs.nodes import Nodes
+
+__all__ = ["Attempts", "Change"]
+
+
+class Change(StrEnum):
+    """What is done to a key, or from one to another.
+
+    COPY is recorded for a rename that may replace nothing, and RENAME, with the node's id, when the
+    original may be gone from now on, or a directory be in two places.
+    """
+
+    MAKE = "make"
+    REMOVE = "remove"
+    COPY = "copy"
+    RENAME = "rename"
+
+
+class Attempts:
+    """Tells what is begun to the recorder of `nodes`, and knows what a predecessor has begun."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._before: frozenset[str] = frozenset()
+
+    def begin(self, change: Change, *details: str) -> None:
+        """Record that the store is going to be asked for a change."""
+        self._nodes.recorder.begun(_text(change, details))
+
+    def restore(self, begun: Iterable[str]) -> None:
+        """Take over what a predecessor has recorded."""
+        self._before = frozenset(begun)
+
+    def before(self, change: Change, *details: str) -> bool:
+        """Tell whether a predecessor has begun a change."""
+        return _text(change, details) in self._before
+
+
+def _text(change: Change, details: tuple[str, ...]) -> str:
+    return "\0".join((change, *details))
