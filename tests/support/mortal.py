@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 from fuse_s3_worker.store.types import ObjectStore
-from support.memstore import MemoryStore
+from support.gatedstore import GatedStore
 
 __all__ = ["Mortal"]
 
@@ -18,7 +18,7 @@ class Mortal:
         inner: the bucket, which lives on.
     """
 
-    def __init__(self, inner: MemoryStore) -> None:
+    def __init__(self, inner: GatedStore) -> None:
         self.inner = inner
         self._asked = 0
         self._last = math.inf

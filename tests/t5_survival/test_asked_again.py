@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fuse_s3_worker.errors import FileSystemError
+from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
 from fuse_s3_worker.fs.core import Found
 from fuse_s3_worker.fs.inodes import Made
 from fuse_s3_worker.fs.nodes import ROOT_ID
 from fuse_s3_worker.fs.renames import RENAME_NOREPLACE
-from support.memstore import MemoryStore
+from support.gatedstore import GatedStore
 from support.mortal import Mortal
 from support.succession import Succession
 from support.virtualtime import end_all, on_loop, settle
@@ -124,7 +124,7 @@ OPERATIONS = {
 @asynccontextmanager
 async def mounted(operation: Operation) -> AsyncIterator[tuple[Mortal, Succession]]:
     """Set up a mount; the kernel knows every name in its root, and has the files open."""
-    store = Mortal(MemoryStore(BUCKET))
+    store = Mortal(GatedStore(BUCKET))
     store.inner.renames = operation.renames
     mount = Succession(store.as_store, **operation.options)
     try:
@@ -250,6 +250,14 @@ async def see_error(name: str, mount: Succession, *, resent: bool) -> None:
     assert errno.errorcode[said.value.errno] == SAID[name]
 
 
+async def unanswered(operation: Operation, mount: Succession) -> None:
+    """Do it, and die before anybody is told."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mount.recorder, "ended", lambda _: None)
+        await operation.ask(mount, False)
+        await settle()
+
+
 @pytest.mark.parametrize("name", SAID)
 @on_loop()
 async def test_what_others_have_done_is_an_error(name: str) -> None:
@@ -269,11 +277,59 @@ async def test_what_others_have_done_is_an_error(name: str) -> None:
 @pytest.mark.parametrize("name", SAID)
 @on_loop()
 async def test_what_is_asked_for_the_first_time_is_an_error(name: str) -> None:
-    """Whatever the worker that died has done, and told its program."""
+    """Whatever the worker that died was about to do."""
+    operation = OPERATIONS[name]
+    async with mounted(operation) as (_, mount):
+        for known in ("f", "d", "t"):
+            await mount.look(ROOT_ID, known)
+        await unanswered(operation, mount)
+        mount.die()
+        await see_error(name, mount, resent=False)
+
+
+@pytest.mark.parametrize("name", SAID)
+@on_loop()
+async def test_what_was_answered_is_an_error(name: str) -> None:
+    """The worker that died had done the same before, and said so."""
     operation = OPERATIONS[name]
     async with mounted(operation) as (_, mount):
         for known in ("f", "d", "t"):
             await mount.look(ROOT_ID, known)
         await operation.ask(mount, False)
+        await settle()
         mount.die()
-        await see_error(name, mount, resent=False)
+        await see_error(name, mount, resent=True)
+
+
+@on_loop()
+async def test_what_was_answered_by_the_next_worker_is_an_error_of_the_third() -> None:
+    for name in SAID:
+        operation = OPERATIONS[name]
+        async with mounted(operation) as (_, mount):
+            for known in ("f", "d", "t"):
+                await mount.look(ROOT_ID, known)
+            await unanswered(operation, mount)
+            assert len(mount.die().remains.begun) == 1
+            await operation.ask(mount, True)
+            await settle()
+            assert mount.die().remains.begun == ()
+            await see_error(name, mount, resent=True)
+
+
+@on_loop("rename_failed")
+async def test_a_rename_that_failed_fills_no_directory_later() -> None:
+    """Only a rename that was cut off may find something at its new place."""
+    operation = OPERATIONS["rename a directory"]
+    async with mounted(operation) as (store, mount):
+        await mount.look(ROOT_ID, "t")
+        store.inner.fail_all("duplicate", StoreError(Fault.FORBIDDEN, "no"))
+        with pytest.raises(StoreError):
+            await operation.ask(mount, False)
+        store.inner.mend()
+        await settle()
+        store.inner.write("new/theirs", b"theirs")
+        mount.die()
+        with pytest.raises(FileSystemError) as said:
+            await operation.ask(mount, True)
+        assert said.value.errno == errno.ENOTEMPTY
+        assert contents(store) == BUCKET | {"new/theirs": b"theirs"}

@@ -104,19 +104,31 @@ async def test_garbage_begins_a_generation(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @on_loop()
-async def test_the_last_changes_are_carried_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than can be under way; those of the worker before, too, which may be asked for yet."""
-    monkeypatch.setattr(module, "_BEGUN_MAX", 4)
-    with succession(a=b"", b=b"", c=b"", d=b"", e=b"", f=b"") as (_, mount):
-        for name in "abc":
-            await mount.fs.names.unlink(ROOT_ID, name.encode())
-        assert mount.die().remains.begun == ("remove\0a", "remove\0b", "remove\0c")
-        for name in "de":
-            await mount.fs.names.unlink(ROOT_ID, name.encode())
+async def test_changes_that_are_under_way_are_carried_over() -> None:
+    """Those of the worker before, too, for which the kernel may ask yet."""
+    with succession() as (_, mount):
+        for change in "abc":
+            mount.recorder.begun(change)
+        mount.recorder.ended("b")
+        assert mount.die().remains.begun == ("a", "c")
+        mount.recorder.begun("d")
         mount.recorder.renew()
-        await mount.fs.names.unlink(ROOT_ID, b"f")
+        for change in "ef":
+            mount.recorder.begun(change)
+        for change in "cex":
+            mount.recorder.ended(change)
         await settle()
-        assert mount.die().remains.begun == tuple(f"remove\0{name}" for name in "bcdef")
+        assert mount.die().remains.begun == ("a", "d", "f")
+        assert mount.die().remains.begun == ("a", "d", "f")
+
+
+@on_loop()
+async def test_what_is_answered_is_under_way_no_more() -> None:
+    with succession(a=b"") as (_, mount):
+        await mount.fs.names.unlink(ROOT_ID, b"a")
+        assert mount.read().remains.begun == ("remove\0a",)  # it is not answered yet
+        await settle()
+        assert mount.read().remains.begun == ()
 
 
 # -- anything --------------------------------------------------------------------------------------

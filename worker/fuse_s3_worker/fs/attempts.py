@@ -1,4 +1,4 @@
-"""What a worker was about to have the store do when it died.
+"""What a worker was having the store do when it died.
 
 The kernel asks the next worker again for whatever was not answered (NOTIFY_RESEND), and the one
 before may have had its way already: the name that is to be removed is gone, the one that is to be
@@ -6,7 +6,9 @@ made is there. To a program that would be an error about its own success. So a w
 it is about to do, and where a request that comes again finds its work done, it looks there.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 from fuse_s3_worker.fs.nodes import Nodes
@@ -28,22 +30,37 @@ class Change(StrEnum):
 
 
 class Attempts:
-    """Tells what is begun to the recorder of `nodes`, and knows what a predecessor has begun."""
+    """Tells the recorder of `nodes` what is under way, and knows what a predecessor has begun."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._before: frozenset[str] = frozenset()
+        self._before: set[str] = set()
+
+    @contextmanager
+    def doing(self, change: Change, *details: str) -> Iterator[None]:
+        """Record that the store is asked for a change, and when that is over."""
+        self.begin(change, *details)
+        try:
+            yield
+        finally:
+            self.end(change, *details)
 
     def begin(self, change: Change, *details: str) -> None:
         """Record that the store is going to be asked for a change."""
         self._nodes.recorder.begun(_text(change, details))
 
+    def end(self, change: Change, *details: str) -> None:
+        """Record that nobody will ask for it again: not now, but when it is answered."""
+        text = _text(change, details)
+        self._before.discard(text)
+        asyncio.get_running_loop().call_soon(self._nodes.recorder.ended, text)
+
     def restore(self, begun: Iterable[str]) -> None:
         """Take over what a predecessor has recorded."""
-        self._before = frozenset(begun)
+        self._before = set(begun)
 
     def before(self, change: Change, *details: str) -> bool:
-        """Tell whether a predecessor has begun a change."""
+        """Tell whether a predecessor has begun a change, and nobody here has ended it."""
         return _text(change, details) in self._before
 
 

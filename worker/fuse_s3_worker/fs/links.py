@@ -68,11 +68,10 @@ class Links:
         parent, text, _ = await self._names.vacant(parent_id, name)
         inode = self._posix.inherited(parent, made)
         target = body if stat.S_ISLNK(inode.mode) else None
-        core.attempts.begin(Change.MAKE, parent.key + text)
-        content = Body((body,) if body else (), len(body))
-        info = await core.store.put(
-            parent.key + text, content, content_type=content_type, headers=encode(inode, {})
-        )
+        key, content = parent.key + text, Body((body,) if body else (), len(body))
+        headers = encode(inode, {})
+        with core.attempts.doing(Change.MAKE, key):
+            info = await core.store.put(key, content, content_type=content_type, headers=headers)
         core.metadata.change(parent.key, text, Entry.file(info))
         self._posix.learned(info, Described(inode, {}, target))
         return core.found(core.settle(parent, text, Entry.file(info)))

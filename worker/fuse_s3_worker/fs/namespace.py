@@ -136,9 +136,9 @@ class Namespace:
         if made is not None:
             core.inodes.made(node, parent, made)
         changes = core.metadata.changes(node.key)
-        core.attempts.begin(Change.MAKE, node.key)
         try:
-            await self._write_marker(node)
+            with core.attempts.doing(Change.MAKE, node.key):
+                await self._write_marker(node)
         except BaseException:
             core.nodes.drop_unused(node)
             raise
@@ -153,8 +153,8 @@ class Namespace:
         if resent and (found := await self.made_before(parent_id, name)):
             return found
         parent, text, _ = await self.vacant(parent_id, name)
-        core.attempts.begin(Change.MAKE, parent.key + text)
-        info = await core.store.put(parent.key + text, _EMPTY)
+        with core.attempts.doing(Change.MAKE, parent.key + text):
+            info = await core.store.put(parent.key + text, _EMPTY)
         core.metadata.change(parent.key, text, Entry.file(info))
         return core.found(core.settle(parent, text, Entry.file(info)))
 
@@ -178,6 +178,7 @@ class Namespace:
         if not core.attempts.before(Change.MAKE, key):
             return None
         found = await self.lookup(parent_id, name)
+        core.attempts.end(Change.MAKE, key)
         if isinstance(found, Found) and found.node.is_directory == directory:
             return found
         return None
@@ -211,9 +212,9 @@ class Namespace:
         if (node and node.is_directory) or (entry and entry.directory):
             raise FileSystemError(errno.EISDIR, f"{parent.key + text!r} is a directory")
         await core.writers.staging.about_to_change(parent.key + text)
-        core.attempts.begin(Change.REMOVE, parent.key + text)
         async with lasting(core, parent.children.get(text)):
-            await self._delete(parent, text)
+            with core.attempts.doing(Change.REMOVE, parent.key + text):
+                await self._delete(parent, text)
             self._removed(parent, text)
 
     async def _delete(self, parent: Node, name: str) -> None:
@@ -254,11 +255,11 @@ class Namespace:
         if any(info.key != key for info in page.objects) or (inside and _has_local(inside)):
             raise FileSystemError(errno.ENOTEMPTY, f"{key!r} is not empty")
         marked = bool(page.objects)
-        core.attempts.begin(Change.REMOVE, key)
         if inside and await self._stop_keeping(inside):
             marked = True
         if marked:
-            await core.store.delete(key)
+            with core.attempts.doing(Change.REMOVE, key):
+                await core.store.delete(key)
         self._removed(parent, text)
 
     def _see_removed(self, parent: Node, name: str, key: str, *, resent: bool) -> None:
@@ -269,6 +270,7 @@ class Namespace:
         """
         if not (resent and self._core.attempts.before(Change.REMOVE, key)):
             raise FileSystemError(errno.ENOENT, f"{parent.key + name!r} does not exist")
+        self._core.attempts.end(Change.REMOVE, key)
         self._removed(parent, name)
 
     def _removed(self, parent: Node, name: str) -> None:

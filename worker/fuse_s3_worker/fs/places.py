@@ -53,3 +53,8 @@ class Move(NamedTuple):
     def change(self) -> tuple[Change, str, str, str]:
         """How it is recorded."""
         return renaming(self.node, self.source, self.target)
+
+    @property
+    def copy(self) -> tuple[Change, str, str]:
+        """How a copy is recorded that replaces nothing."""
+        return Change.COPY, self.source.key, self.target.key

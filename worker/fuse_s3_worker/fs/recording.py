@@ -61,6 +61,9 @@ class Recorder(Protocol):
     def begun(self, change: str) -> None:
         """The store is going to be asked for a change of names; see `fs.attempts`."""
 
+    def ended(self, change: str) -> None:
+        """That is over, and whoever asked for it has an answer."""
+
 
 class NodeRecord(NamedTuple):
     """A node, and how many references to it the kernel has."""
@@ -98,7 +101,7 @@ class Remains(NamedTuple):
         versions: by node, what open files read; `read` has those of which something was read.
         changed: nodes with something that the bucket does not have, which is lost.
         next_node, next_handle: numbers that were never used.
-        begun: what was asked of the store, the last of it at least; see `fs.attempts`.
+        begun: what was being asked of the store; see `fs.attempts`.
     """
 
     nodes: list[NodeRecord]
@@ -150,4 +153,7 @@ class NothingRecorded:
         """Do nothing."""
 
     def begun(self, change: str) -> None:
+        """Do nothing."""
+
+    def ended(self, change: str) -> None:
         """Do nothing."""

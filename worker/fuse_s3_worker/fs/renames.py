@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from fuse_s3_worker.cache.entries import ABSENT, Entry
 from fuse_s3_worker.errors import Fault, FileSystemError, StoreError
-from fuse_s3_worker.fs.attempts import Change
 from fuse_s3_worker.fs.core import Core, Found
 from fuse_s3_worker.fs.files import Files
 from fuse_s3_worker.fs.lasting import lasting
@@ -140,8 +139,11 @@ class Renames:
                 await self._take_back(node, source, target, left)
             else:
                 await self._follow(node, source, target, made)
+        if left is not None:
+            return False
+        core.attempts.end(*renaming(node, source, target))
         self._names.keep(source.parent)
-        return left is None
+        return True
 
     def _begun(self, source: Place, target: Place) -> Node | None:
         """Return the node that an earlier worker has begun to rename, wherever it is now."""
@@ -181,7 +183,7 @@ class Renames:
         if there is None or there.info is None or node.info is None:
             return False
         same = there.info.size == node.info.size
-        return same and before(Change.COPY, move.source.key, move.target.key)
+        return same and before(*move.copy)
 
     async def _claim_and_move(self, move: Move) -> None:
         node, there = move.node, move.there
@@ -191,11 +193,15 @@ class Renames:
             if move.source.node is not node or move.target.node is not there:
                 text = f"{move.source.key!r} or {move.target.key!r} is another one by now"
                 raise FileSystemError(errno.ESTALE, text)  # the kernel looks, and tries again
-            if node.is_directory:
-                await self.trees.move(move)
-            else:
-                async with lasting(self._core, there):
-                    await self._move_file(move)
+            try:
+                if node.is_directory:
+                    await self.trees.move(move)
+                else:
+                    async with lasting(self._core, there):
+                        await self._move_file(move)
+            finally:
+                for change in (move.change, move.copy):
+                    self._core.attempts.end(*change)
             await self._settle_replaced(there)
         self._names.keep(move.source.parent)
 
@@ -221,7 +227,7 @@ class Renames:
             await self._let_borrowers_take(move)
             await self._core.inodes.flush(node)
             if move.exclusive:
-                self._core.attempts.begin(Change.COPY, move.source.key, move.target.key)
+                self._core.attempts.begin(*move.copy)
             copied = await self._copy(move)
             await self._switch(move.source, move.target, node, copied)
             await self._delete_original(move, copied)

@@ -7,7 +7,6 @@ another generation, which is done a little at a time, between requests.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
@@ -28,7 +27,6 @@ _log = logging.getLogger(__name__)
 _GARBAGE_MIN = 1 << 20  # bytes: what is not worth another generation
 _SLICE = 500  # records of a new generation that are written before requests get their turn
 _NODE_BYTES = 33  # of a record, without the name, and a cell
-_BEGUN_MAX = 1_000  # changes that are remembered: more than can be under way at once
 
 
 class Subject(Protocol):
@@ -63,7 +61,7 @@ class StateRecorder:
         self._fixed: list[Record] = list(left.fixed) if left else []
         multiparts = left.multiparts if left else []
         self._multiparts = {state.multipart_body(upload): None for upload in multiparts}
-        self._begun = deque(left.remains.begun if left else (), _BEGUN_MAX)
+        self._begun = dict.fromkeys(left.remains.begun if left else ())
         self._subject: Subject | None = None
         self._next: _Next | None = None
         self._work: Iterator[None] = iter(())
@@ -202,10 +200,15 @@ class StateRecorder:
 
     def begun(self, change: str) -> None:
         """Record what the store is going to be asked for."""
-        self._begun.append(change)
-        body = change.encode()
-        self._append(Kind.BEGUN, body)
-        self._waste(len(body))
+        self._begun[change] = None
+        self._append(Kind.BEGUN, change.encode())
+
+    def ended(self, change: str) -> None:
+        """Record that it was answered."""
+        if change in self._begun:
+            del self._begun[change]
+            self._append(Kind.ENDED, change.encode())
+            self._waste(2 * len(change))
 
     # -- generations ----------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     MULTIPART_ENDED = 26
     MOVED = 27  # a node; the body is that of NODE
     BEGUN = 28  # a change of names
+    ENDED = 29  # the same one
 
 
 NUMBER = struct.Struct("<Q")
@@ -234,9 +235,10 @@ class _Reading:
         self.multiparts.pop(body, None)
 
     def began(self, body: bytes) -> None:
-        change = body.decode()
-        self.begun.pop(change, None)
-        self.begun[change] = None
+        self.begun[body.decode()] = None
+
+    def ended(self, body: bytes) -> None:
+        self.begun.pop(body.decode(), None)
 
     def start(self, body: bytes) -> None:
         self.starts.append(Start(_number(body) / 1_000_000, self.orderly))
@@ -292,6 +294,7 @@ _TAKES: dict[int, Callable[[_Reading, bytes], None]] = {
     Kind.MULTIPART_ENDED: _Reading.multipart_ended,
     Kind.MOVED: _Reading.moved,
     Kind.BEGUN: _Reading.began,
+    Kind.ENDED: _Reading.ended,
 }
 
 
