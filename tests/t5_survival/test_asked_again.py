@@ -316,6 +316,26 @@ async def test_what_was_answered_by_the_next_worker_is_an_error_of_the_third() -
             await see_error(name, mount, resent=True)
 
 
+@on_loop()
+async def test_a_directory_does_not_vanish_with_its_last_file_and_the_worker() -> None:
+    operation = OPERATIONS["unlink"]
+    async with mounted(operation) as (store, mount):
+        store.inner.remove("t/")
+        directory = (await mount.look(ROOT_ID, "t")).node.id
+        inner = (await mount.look(directory, "s")).node.id
+        await mount.fs.names.unlink(inner, b"b")
+        await settle()
+        assert store.inner.stored("t/s/") is None
+        mount.die()
+        mount.fs.start()
+        assert (await mount.look(directory, "s")).node.id == inner
+        assert mount.die().remains.begun == ("keep\0t/s/",)
+        mount.fs.start()
+        await asyncio.sleep(5)
+        assert store.inner.stored("t/s/") is not None
+        assert mount.die().remains.begun == ()
+
+
 @on_loop("rename_failed")
 async def test_a_rename_that_failed_fills_no_directory_later() -> None:
     """Only a rename that was cut off may find something at its new place."""

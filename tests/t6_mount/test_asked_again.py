@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import faults
+from support.cachedir import CacheDirectory
 from support.mounts import Mount
 from support.process import wait_until
 from support.proxy import Proxy
@@ -40,8 +41,15 @@ CHANGES: dict[str, Row] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_succeeds(bucket: Bucket, proxy: Proxy, change: str) -> None:
+# What is written down in a cache directory is finished or taken back before it is asked for again.
+CASES = [(change, False) for change in CHANGES]
+CASES += [(change, True) for change in ("rename", "tree", "tree copied")]
+
+
+@pytest.mark.parametrize(("change", "cached"), CASES)
+def test_succeeds(
+    bucket: Bucket, proxy: Proxy, cache: CacheDirectory, change: str, *, cached: bool
+) -> None:
     """[S82] When the worker dies, however it dies, the next one goes on within a moment: what
     waits is answered, with success where the store has done it already, open files and listings
     stay open, and readers stay in the version they began with.
@@ -51,7 +59,9 @@ def test_succeeds(bucket: Bucket, proxy: Proxy, change: str) -> None:
         bucket.put(key, data)
     gate = faults.Gate()
     proxy.on(request, gate.hold_after)
-    with Mount(bucket, "posix", store=bucket.store.at(proxy.endpoint)) as mnt:
+    options = ["posix", *([cache.option] if cached else [])]
+    through = bucket.store.at(proxy.endpoint)
+    with Mount(bucket, *options, store=through, allowed=["rename_resumed"]) as mnt:
         before = {name: (mnt / name).stat() for name in ("f", "g", "d", "empty")}
         with ThreadPoolExecutor(1) as thread:
             working = thread.submit(work, mnt.path)
@@ -59,6 +69,7 @@ def test_succeeds(bucket: Bucket, proxy: Proxy, change: str) -> None:
             os.kill(mnt.pid, signal.SIGKILL)
             mnt.worker_after(mnt.pid)
             working.result()
+        assert bool(mnt.log.lines("rename_resumed")) == (cached and "tree" in change)
         expected = {key: data for key, data in BUCKET.items() if key not in gone} | new
         assert dict(zip(bucket.keys(), map(bucket.get, bucket.keys()), strict=True)) == expected
         names = {key.split("/")[0] for key in expected}

@@ -20,13 +20,15 @@ class Change(StrEnum):
     """What is done to a key, or from one to another.
 
     COPY is recorded for a rename that may replace nothing, and RENAME, with the node's id, when the
-    original may be gone from now on, or a directory be in two places.
+    original may be gone from now on, or a directory be in two places. KEEP is for a directory that
+    is to get a marker if it is empty in a moment: nobody asks for that, the next worker does it.
     """
 
     MAKE = "make"
     REMOVE = "remove"
     COPY = "copy"
     RENAME = "rename"
+    KEEP = "keep"
 
 
 class Attempts:
@@ -62,6 +64,11 @@ class Attempts:
     def before(self, change: Change, *details: str) -> bool:
         """Tell whether a predecessor has begun a change, and nobody here has ended it."""
         return _text(change, details) in self._before
+
+    def left(self, change: Change) -> list[str]:
+        """Return the keys for which a predecessor has begun a change, and not ended it."""
+        found = (text.split("\0") for text in sorted(self._before))
+        return [details[0] for begun, *details in found if begun == change]
 
 
 def _text(change: Change, details: tuple[str, ...]) -> str:

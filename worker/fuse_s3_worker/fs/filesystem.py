@@ -264,6 +264,7 @@ class FileSystem:
     def start(self) -> None:
         """Begin with what was left undone before this mount."""
         core = self._core
+        self.names.keep_left()
         core.recover(self.files.recovered)
         core.spawn(self.renames.trees.resume(), "rename_not_resumed", core.nodes.root)
 

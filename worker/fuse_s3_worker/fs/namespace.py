@@ -300,11 +300,22 @@ class Namespace:
             node.pins += 1
         keeper = _Keeper(asyncio.get_running_loop().create_future(), asyncio.Event())
         self._keepers[directory.id] = keeper
+        self._core.attempts.begin(Change.KEEP, directory.key)
         self._core.spawn(self._keep_for_good(line, keeper), "marker_failed", directory)
+
+    def keep_left(self) -> None:
+        """Do the same for those that a worker before this one has not lived to give a marker."""
+        for key in self._core.attempts.left(Change.KEEP):
+            node = self._core.nodes.at(key)
+            if node is not None:
+                self.keep(node)
+            if node is None or node.id not in self._keepers:
+                self._core.attempts.end(Change.KEEP, key)
 
     async def _keep_for_good(self, line: list[Node], keeper: _Keeper) -> None:
         """Write a marker if nothing is left, unless it is decided otherwise in the meantime."""
         directory, (decision, ended) = line[0], keeper
+        begun = directory.key  # which may be another one by the end
         try:
             await asyncio.wait([decision], timeout=_KEEP_AFTER)
             if not decision.done() or decision.result():
@@ -312,6 +323,7 @@ class Namespace:
                     await self._keep_now(directory, decision)
         finally:
             ended.set()
+            self._core.attempts.end(Change.KEEP, begun)
             del self._keepers[directory.id]
             for node in line:
                 node.kept = max(node.kept - 1, 0)
