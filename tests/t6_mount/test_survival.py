@@ -62,6 +62,29 @@ def test_killed_worker(bucket: Bucket) -> None:
         assert bucket.get("y") == b"new"
 
 
+def test_a_file_keeps_what_it_has(bucket: Bucket) -> None:
+    """It is changed through a descriptor that is older than the worker, and looked at by it."""
+    with Mount(bucket, "posix", "metadata_ttl=0") as mnt:
+        path, link = mnt / "file", mnt / "link"
+        path.write_bytes(b"content")
+        os.chown(path, 1234, 2345)
+        path.chmod(0o640)
+        os.setxattr(path, "user.color", b"red")
+        link.symlink_to("file")
+        with path.open("r+b", buffering=0) as file:
+            os.fsync(file.fileno())
+            before = bucket.head("file")["Metadata"]
+            kill(mnt)
+            assert os.pwrite(file.fileno(), b"CON", 0) == 3
+            assert link.readlink() == Path("file")
+            shown = os.fstat(file.fileno())
+            assert (shown.st_mode, shown.st_uid, shown.st_size) == (0o100640, 1234, 7)
+        after = bucket.head("file")["Metadata"]
+        assert bucket.get("file") == b"CONtent"
+        assert {**before, "mtime": "", "ctime": ""} == {**after, "mtime": "", "ctime": ""}
+        assert os.getxattr(path, "user.color") == b"red"
+
+
 def test_what_was_being_written_is_lost_and_says_so(bucket: Bucket) -> None:
     """[S83] A file that is being written when the worker dies is lost: its next write, fsync or
     close gives EIO, and the bucket keeps what it had, or has all of it if it had just been stored.

@@ -213,10 +213,14 @@ class Core:
         """
         if node.id == ROOT_ID:
             await self.inodes.learn_root(node)
-        if node.local or node.parent is None or node.gone:
+        if node.parent is None or node.gone or (node.local and self.inodes.known(node)):
             return self.found(node)
         known = await self.look_at(node, reads=reads)
         known = await self.inodes.learn(node.parent.key, node.name, known)
+        if node.local:
+            if known.entry is not None and known.entry.directory and node.is_directory:
+                self.update(node, known.entry.info)
+            return self.found(node)
         if known.entry is None or known.entry.directory != node.is_directory:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} is gone, or became something else")
         before, info = node.info, known.entry.info
@@ -225,6 +229,11 @@ class Core:
             # An answer to OPEN has no size, and the kernel may believe the one before for a while.
             self.kernel.invalidate(node.id)
         return found
+
+    async def know(self, node: Node) -> None:
+        """See to it that it is known what is kept of a node; the same errors."""
+        if not self.inodes.known(node):
+            await self.refresh(node)
 
     def found_as(self, node: Node, info: ObjectInfo | None, seconds: float) -> Found:
         """Describe `node`, of which the bucket says `info` for so many `seconds`."""

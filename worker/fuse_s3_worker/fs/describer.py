@@ -189,9 +189,9 @@ class Describer:
 
     # -- what is not an object ------------------------------------------------------------------
 
-    def implicit(self, mounted_at: int) -> Believed:
-        """Return what a directory is shown with that has no marker."""
-        described = decode({}, mounted_at, self._defaults, directory=True)
+    def unkept(self, mounted_at: int, *, directory: bool) -> Believed:
+        """Return what is shown of what has no object, as a directory without a marker."""
+        described = decode({}, mounted_at, self._defaults, directory=directory)
         return Believed(described, self._lifetimes.until())
 
     async def close(self) -> None:

@@ -276,7 +276,8 @@ class Files:
             StoreError: storing has failed already.
         """
         node = self.handle(number).node
-        if self._core.claims.held(node) or self._core.unsettled(node.key):
+        core = self._core
+        if core.claims.held(node) or core.unsettled(node.key) or not core.inodes.known(node):
             return 0
         file, offset = self._target(number, offset, mapped=mapped)
         return file.write_nowait(offset, data)
@@ -298,6 +299,7 @@ class Files:
         nodes = {self.handle(number).node for number in numbers}
         for node in nodes:
             await self._core.settled(node.key)
+            await self._core.know(node)
         async with self._core.claims.changing(*nodes):
             yield
 
@@ -326,6 +328,7 @@ class Files:
         node.pins += 1
         try:
             await self._core.settled(node.key)
+            await self._core.know(node)
             async with self._core.claims.changing(node):
                 await self._truncate(node, size)
         finally:

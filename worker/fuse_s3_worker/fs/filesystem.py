@@ -112,7 +112,7 @@ class FileSystem:
         node = core.node(node_id)
         if node.parent is None and not core.inodes.root_ready(node):
             return None
-        if node.parent is None or node.local or node.gone:
+        if node.parent is None or node.gone or (node.local and core.inodes.known(node)):
             return core.found(node)
         if core.unsettled(node.key):
             return None

@@ -57,6 +57,12 @@ class Inodes(Protocol):
             StoreError: the store cannot be asked.
         """
 
+    def known(self, node: Node) -> bool:
+        """Tell whether it is known what is kept of a node, as it must be before it is changed.
+
+        It is not of a node that the kernel has from a worker before this one.
+        """
+
     def root_ready(self, root: Node) -> bool:
         """Do the same for the root, which has no name."""
 

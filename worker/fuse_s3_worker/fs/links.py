@@ -83,7 +83,9 @@ class Links:
             FileSystemError: EINVAL, it is none; ENAMETOOLONG; EIO, it leads nowhere.
         """
         node = self._core.node(node_id)
-        target = self._posix.record(node).described.target
+        if node.record is None:
+            return None  # the kernel knows it from a worker before this one
+        target = node.record.described.target
         if not stat.S_ISLNK(self._posix.inode(node).mode):
             raise FileSystemError(errno.EINVAL, f"{node.key!r} is no symbolic link")
         return None if target is None else _checked(target, node)
@@ -95,6 +97,10 @@ class Links:
             StoreError: the store cannot be asked.
         """
         node = self._core.node(node_id)
+        if node.record is None:
+            await self._core.refresh(node)
+            if (known := self.readlink_nowait(node_id)) is not None:
+                return known
         info = node.info
         if info is None:
             raise FileSystemError(errno.ESTALE, f"{node.key!r} was not stored")

@@ -75,7 +75,7 @@ class Namespace:
         parent = core.directory(parent_id)
         text = core.name(parent, name)
         if (node := core.local(parent, text)) is not None:
-            return core.found(node)
+            return core.found(node) if core.inodes.known(node) else None
         if core.unsettled(parent.key + text):
             return None
         known = core.resolver.known(parent.key, text)
@@ -101,6 +101,7 @@ class Namespace:
             known = await core.look(parent, text, fresh=True)
         known = await core.inodes.learn(parent.key, text, known)
         if (node := core.local(parent, text)) is not None:
+            await core.know(node)
             return core.found(node)  # made while the store was asked
         return self._settled(parent, text, known.entry, known.seconds_left)
 

@@ -37,6 +37,11 @@ class Plain:
         del root
         return True
 
+    def known(self, node: Node) -> bool:
+        """Nothing is kept."""
+        del node
+        return True
+
     async def learn_root(self, root: Node) -> None:
         """There is nothing to learn."""
 

@@ -116,6 +116,10 @@ class Posix:
             return metadata.get(key, name) or Known(now, 0.0)
         return Known(now, metadata.lifetime)
 
+    def known(self, node: Node) -> bool:
+        """Tell whether there is a record; of what is gone, nobody knows any more."""
+        return node.record is not None or node.gone
+
     def root_ready(self, root: Node) -> bool:
         """Tell whether all is known of the root."""
         return self.is_fresh(root)
@@ -158,7 +162,7 @@ class Posix:
         if node.info is not None:
             believed = self._describer.last(node.info)
         elif node.is_directory:
-            believed = self._describer.implicit(self._mounted_at)
+            believed = self._describer.unkept(self._mounted_at, directory=True)
         else:
             return
         if believed is None:
@@ -176,10 +180,11 @@ class Posix:
     def of(self, node: Node, now: float) -> Attributes:
         """Return what is kept, and was set, and the size."""
         del now
-        if node.record is None:
-            self._note(node, self._describer.implicit(self._mounted_at), implicit=True)
-        assert node.record is not None  # noqa: S101  it was made just now
-        inode = inode_of(node, node.record)
+        record = node.record
+        if record is None:  # which is not to be stored
+            unkept = self._describer.unkept(self._mounted_at, directory=node.is_directory)
+            record = Record(unkept.described, unkept.until, implicit=True)
+        inode = inode_of(node, record)
         info = None if node.is_directory else node.info
         size, mode = (info.size if info else 0), inode.mode
         if info is not None and info.archived:
@@ -296,8 +301,16 @@ class Posix:
 
     def kill_privileges(self, node: Node) -> None:
         """Take setuid, setgid and capabilities away."""
-        if node.record is not None and (less := without_privileges(self.inode(node))):
+        if node.record is None:  # it was opened with a worker before this one
+            self._core.spawn(self._look_and_kill_privileges(node), "metadata_failed", node)
+        elif less := without_privileges(self.inode(node)):
             self.set(node, **less)
+
+    async def _look_and_kill_privileges(self, node: Node) -> None:
+        with self._core.nodes.pinned(node):
+            await self._core.refresh(node)
+            if node.record is not None:
+                self.kill_privileges(node)
 
     def made(self, node: Node, parent: Node, made: Made) -> None:
         """Note what a new node is; the store gets it with the node's first bytes."""
