@@ -28,9 +28,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("product"), pytest.mark
 
 # Who was writing is told, and what cannot be stored by itself is left for people to look at.
 TOLD = ("request_failed op=[A-Z0-9]+ .*errno=E(IO|STALE)", "staged_conflict key=")
-# A rename whose worker died before it could say that it was done is asked for again, and gives
-# ENOENT then.
-LOSS = re.compile(rf"\w+Error: \[Errno ({errno.EIO}|{errno.ESTALE}|{errno.ENOENT})\]")
+LOSS = re.compile(rf"\w+Error: \[Errno ({errno.EIO}|{errno.ESTALE})\]")
 KILLS_PER_MOUNT = 5
 
 
