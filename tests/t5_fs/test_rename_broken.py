@@ -15,7 +15,7 @@ from fuse_s3_worker.fs.movejournal import Journal, Journals, Unfinished
 from fuse_s3_worker.fs.treerename import Moving
 from support.gatedstore import GatedStore
 from support.tree import Tree
-from support.virtualtime import run, settle
+from support.virtualtime import end_all, run, settle
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -199,9 +199,7 @@ def _files(directory: Path) -> list[Path]:
 async def _kill(journals: Remembering) -> None:
     """End what a dead process would not go on with."""
     journals.let_go()
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await settle()
+    await end_all()
 
 
 def test_the_next_mount_dies_too(tmp_path: Path) -> None:

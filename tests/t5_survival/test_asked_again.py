@@ -244,6 +244,15 @@ SAID = {"mkdir": "EEXIST", "mknod": "EEXIST", "unlink": "ENOENT", "rmdir": "ENOE
 SAID |= {"rename": "ENOENT", "rename a directory": "ENOENT"}
 
 
+@asynccontextmanager
+async def known(operation: Operation) -> AsyncIterator[tuple[Mortal, Succession]]:
+    """Set up a mount of which the kernel knows the names that are asked for."""
+    async with mounted(operation) as (store, mount):
+        for name in ("f", "d", "t"):
+            await mount.look(ROOT_ID, name)
+        yield store, mount
+
+
 async def see_error(name: str, mount: Succession, *, resent: bool) -> None:
     with pytest.raises(FileSystemError) as said:
         await OPERATIONS[name].ask(mount, resent)
@@ -263,9 +272,7 @@ async def unanswered(operation: Operation, mount: Succession) -> None:
 async def test_what_others_have_done_is_an_error(name: str) -> None:
     """The worker that died was asked for it, and had not begun."""
     operation = OPERATIONS[name]
-    async with mounted(operation) as (store, mount):
-        for known in ("f", "d", "t"):
-            await mount.look(ROOT_ID, known)
+    async with known(operation) as (store, mount):
         mount.die()
         for key in operation.gone:
             store.inner.remove(key)
@@ -274,40 +281,27 @@ async def test_what_others_have_done_is_an_error(name: str) -> None:
         await see_error(name, mount, resent=True)
 
 
+@pytest.mark.parametrize("resent", [False, True])
 @pytest.mark.parametrize("name", SAID)
 @on_loop()
-async def test_what_is_asked_for_the_first_time_is_an_error(name: str) -> None:
-    """Whatever the worker that died was about to do."""
+async def test_what_is_asked_for_the_first_time_is_an_error(name: str, *, resent: bool) -> None:
+    """Whatever the worker that died was about to do; or had done before, and said so."""
     operation = OPERATIONS[name]
-    async with mounted(operation) as (_, mount):
-        for known in ("f", "d", "t"):
-            await mount.look(ROOT_ID, known)
-        await unanswered(operation, mount)
+    async with known(operation) as (_, mount):
+        if resent:
+            await operation.ask(mount, False)
+            await settle()
+        else:
+            await unanswered(operation, mount)
         mount.die()
-        await see_error(name, mount, resent=False)
-
-
-@pytest.mark.parametrize("name", SAID)
-@on_loop()
-async def test_what_was_answered_is_an_error(name: str) -> None:
-    """The worker that died had done the same before, and said so."""
-    operation = OPERATIONS[name]
-    async with mounted(operation) as (_, mount):
-        for known in ("f", "d", "t"):
-            await mount.look(ROOT_ID, known)
-        await operation.ask(mount, False)
-        await settle()
-        mount.die()
-        await see_error(name, mount, resent=True)
+        await see_error(name, mount, resent=resent)
 
 
 @on_loop()
 async def test_what_was_answered_by_the_next_worker_is_an_error_of_the_third() -> None:
     for name in SAID:
         operation = OPERATIONS[name]
-        async with mounted(operation) as (_, mount):
-            for known in ("f", "d", "t"):
-                await mount.look(ROOT_ID, known)
+        async with known(operation) as (_, mount):
             await unanswered(operation, mount)
             assert len(mount.die().remains.begun) == 1
             await operation.ask(mount, True)

@@ -182,7 +182,6 @@ async def test_what_is_gone_is_shown_as_the_kind_that_it_was() -> None:
 async def test_writing_takes_setuid_away(stored: str) -> None:
     async with died() as (store, mount, nodes):
         handle = await mount.open(nodes["file"], os.O_WRONLY)
-        mount.fs.nodes()
         mount.die()  # so nothing is known of a file that is open
         mount.fs.kill_privileges(nodes["file"])
         await mount.fs.files.write(handle, 0, memoryview(b"CON"))

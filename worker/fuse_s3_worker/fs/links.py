@@ -42,9 +42,7 @@ class Links:
         if len(target) > _TARGET_MAX:
             text = f"a link to {len(target)} bytes of path; {_TARGET_MAX} are possible"
             raise FileSystemError(errno.ENAMETOOLONG, text)
-        if resent and (found := await self._names.made_before(parent_id, name)):
-            return found
-        return await self._make(parent_id, name, made, target, content_type=_LINK_TYPE)
+        return await self._make(parent_id, name, made, (target, _LINK_TYPE), resent=resent)
 
     async def mknod(
         self, parent_id: int, name: bytes, made: Made, *, resent: bool = False
@@ -55,23 +53,24 @@ class Links:
             FileSystemError: EEXIST.
             StoreError: it cannot be stored.
         """
-        if resent and (found := await self._names.made_before(parent_id, name)):
-            return found
-        kind = "" if stat.S_ISREG(made.mode) else _LINK_TYPE
-        return await self._make(parent_id, name, made, content_type=kind)
+        content = (b"", "" if stat.S_ISREG(made.mode) else _LINK_TYPE)
+        return await self._make(parent_id, name, made, content, resent=resent)
 
     @keys_stay
     async def _make(
-        self, parent_id: int, name: bytes, made: Made, body: bytes = b"", *, content_type: str = ""
+        self, parent_id: int, name: bytes, made: Made, content: tuple[bytes, str], *, resent: bool
     ) -> Found:
-        core = self._core
+        """Store an object of a content and its type."""
+        core, (body, kind) = self._core, content
+        if resent and (found := await self._names.made_before(parent_id, name)):
+            return found
         parent, text, _ = await self._names.vacant(parent_id, name)
         inode = self._posix.inherited(parent, made)
         target = body if stat.S_ISLNK(inode.mode) else None
-        key, content = parent.key + text, Body((body,) if body else (), len(body))
+        key, sent = parent.key + text, Body((body,) if body else (), len(body))
         headers = encode(inode, {})
         with core.attempts.doing(Change.MAKE, key):
-            info = await core.store.put(key, content, content_type=content_type, headers=headers)
+            info = await core.store.put(key, sent, content_type=kind, headers=headers)
         core.metadata.change(parent.key, text, Entry.file(info))
         self._posix.learned(info, Described(inode, {}, target))
         return core.found(core.settle(parent, text, Entry.file(info)))
@@ -98,7 +97,7 @@ class Links:
         """
         node = self._core.node(node_id)
         if node.record is None:
-            await self._core.refresh(node)
+            await self._core.know(node)
             if (known := self.readlink_nowait(node_id)) is not None:
                 return known
         info = node.info

@@ -256,8 +256,7 @@ class Posix:
             FileSystemError: EACCES, it is archived, and an archived object cannot be copied;
                 ENOSPC, S3 has no room for it.
         """
-        if node.record is None:
-            await self._core.refresh(node)
+        await self._core.know(node)
         inode = self.inode(node)
         wanted: dict[str, Any] = {
             name: value
@@ -308,7 +307,7 @@ class Posix:
 
     async def _look_and_kill_privileges(self, node: Node) -> None:
         with self._core.nodes.pinned(node):
-            await self._core.refresh(node)
+            await self._core.know(node)
             if node.record is not None:
                 self.kill_privileges(node)
 
